@@ -44,7 +44,7 @@ def test_equals_brute_force_in_value_and_gradient(n, dim, classes, seed, normal,
     fast, slow = semantic_similarity_loss(x, labels, margin=margin), brute_force(x, labels, margin)
     assert abs(fast.item() - slow.item()) <= 1e-9
     ours, theirs = (torch.autograd.grad(loss, x)[0] for loss in (fast, slow))
-    # In one dimension many hinges lie exactly at 0 but for rounding, where any subgradient is right.
+    # In one dimension many hinges lie at 0 but for rounding, where any subgradient is right.
     if dim > 1:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
 
@@ -170,7 +170,8 @@ def test_total_loss_is_eqs_1_and_2_and_leaves_out_what_has_no_weight():
     (lambda: semantic_similarity_loss(torch.ones(3, 2).long(), torch.zeros(3).long()), "floating"),
     (lambda: semantic_similarity_loss(torch.ones(3, 2), torch.zeros(3)), "whole numbers"),
     (lambda: semantic_similarity_loss(torch.ones(3, 2), torch.zeros(2).long()), "2 labels for 3"),
-    (lambda: semantic_similarity_loss(torch.ones(3, 2), torch.zeros(3).long(), margin=-1), "margin"),
+    (lambda: semantic_similarity_loss(torch.ones(3, 2), torch.zeros(3).long(), margin=-1),
+     "margin"),
     (lambda: colour_similarity_loss(torch.ones(3, 2), torch.ones(4, 25)), "4 descriptors for 3"),
     (lambda: colour_similarity_loss(torch.ones(3, 2), torch.ones(3)), "N×r²"),
     (lambda: AuxiliaryClusteringLoss(0, 1)(torch.ones(3, 2), torch.zeros(3).long()), "descriptors"),
