@@ -12,7 +12,7 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -291,7 +291,7 @@ def _header(table: pd.DataFrame, config: RunConfig, source: str) -> dict:
     """What config.json says of a run."""
     return {"run": config.to_json(), "data": _data_fingerprint(table, config.variable),
             "source": source, "versions": _versions(),
-            "created": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")}
+            "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
 
 
 def _train(folder: Path, data: dict, header: dict, config: RunConfig, backbone: Backbone,
@@ -346,7 +346,7 @@ def run_experiment(
                                          seed=settings.seed)
     split, account, rejected = _prepare(table, config, cache, quiet)
     codes = torch.from_numpy(split["label"].cat.codes.to_numpy().astype(np.int64))
-    train_labels = codes[torch.from_numpy((split["split"] == "train").to_numpy())]
+    train_labels = codes[torch.from_numpy((split["split"] == "train").to_numpy(copy=True))]
     header["batch_size"] = _batch_size(train_labels, config)
     classes = list(split["label"].cat.categories)
     find_experiment(config.experiment).sampler(  # a batch that cannot be is refused at once
