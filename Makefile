@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-SRC    := silk_nb tests benchmarks setup.py
+SRC    := silk_nb tests benchmarks tools setup.py
 
 .PHONY: demo test lab bench lint docs clean-check
 

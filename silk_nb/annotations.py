@@ -164,7 +164,7 @@ def check_images(
     if rejected is not None:
         write_table(listed, rejected)
     if images and len(bad) == len(images):
-        first = "; ".join(f"{image}: {reason}" for image, reason in itertools.islice(bad.items(), 3))
+        first = "; ".join(f"{image}: {reason}" for image, reason in list(bad.items())[:3])
         raise ValueError(f"none of the {len(images)} images can be read: {first}")
     return table[~table["image"].isin(bad)].reset_index(drop=True), listed
 
@@ -175,7 +175,7 @@ GROUP_NAMES = ("group", "object", "obj")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm",
                   ".pgm", ".jp2")
 
-
+# %% ../nbs/01_annotations.ipynb #98c4486d
 def _read_text(path: Path) -> str:
     "A text file; ValueError for anything else, saying what it looks like."
     if not path.is_file():
@@ -200,7 +200,7 @@ def _read_text(path: Path) -> str:
         raise ValueError(f"{path}: the file is empty")
     return text
 
-# %% ../nbs/01_annotations.ipynb #98c4486d
+# %% ../nbs/01_annotations.ipynb #a0f93076
 class _Cells(NamedTuple):
     "A text table before anything is made of it."
 
@@ -208,7 +208,7 @@ class _Cells(NamedTuple):
     columns: dict[str, list[str]]
     lines: list[int]  # where each row begins in the file, from 1
 
-
+# %% ../nbs/01_annotations.ipynb #1c881e42
 def _read_cells(path: Path, text: str, delimiter: str, quoting: int = csv.QUOTE_MINIMAL) -> _Cells:
     "Split a text into columns; blank lines and columns without a name are left out."
     file = io.StringIO(text, newline=None)
@@ -241,12 +241,13 @@ def _column(cells: _Cells, asked: str | None, usual: Sequence[str]) -> str | Non
     "The column that was asked for, or the first that goes by one of the usual names."
     if asked is not None:
         if asked not in cells.columns:
-            raise ValueError(f"{cells.path}: no column {asked!r}; there are {_listed(cells.columns)}")
+            there = _listed(cells.columns)
+            raise ValueError(f"{cells.path}: no column {asked!r}; there are {there}")
         return asked
     lower = {name.lower(): name for name in reversed(cells.columns)}
     return next((lower[name] for name in usual if name in lower), None)
 
-
+# %% ../nbs/01_annotations.ipynb #efdf8ef9
 def _listed(names) -> str:
     return ", ".join(map(repr, names))
 
@@ -311,13 +312,13 @@ def _read_collection(path: Path, text: str, group: str | None, folder: Path) -> 
 # %% ../nbs/01_annotations.ipynb #4556d453
 def _read_master(path: Path, text: str, group: str | None, folder: Path) -> list[pd.DataFrame]:
     "The collections that a master file names; image paths are relative to the master's folder."
-    frames = []
-    for line, name in enumerate(text.splitlines(), 1):
-        if not name.strip():
-            continue
-        collection = path.parent / name.strip()
+    named = {line: path.parent / name.strip()
+             for line, name in enumerate(text.splitlines(), 1) if name.strip()}
+    for line, collection in named.items():  # all of them before any is read
         if not collection.is_file():
-            raise FileNotFoundError(f"{path}, line {line}: there is no collection file {collection}")
+            raise FileNotFoundError(f"{path}, line {line}: no collection file {collection}")
+    frames = []
+    for line, collection in named.items():
         content = _read_text(collection)
         if not content.lstrip().startswith("#image_file"):
             raise ValueError(f"{path}, line {line}: {collection} is not a SILKNOW collection file, "
@@ -359,7 +360,7 @@ def _export_names(columns: Sequence[str]) -> dict[str, str]:
     unique = [name for name in short.values() if list(short.values()).count(name) == 1]
     return {name if name in unique else column: column for column, name in short.items()}
 
-
+# %% ../nbs/01_annotations.ipynb #a3ca0a9e
 def _read_export(path: Path, text: str, image: str | None, group: str | None,
                  folder: Path) -> pd.DataFrame:
     "The knowledge graph's export: a row per object becomes a row per image."
@@ -551,8 +552,8 @@ def choose_variable(
     if rare not in ("keep", "drop", "merge"):
         raise ValueError(f"rare= must be 'keep', 'drop' or 'merge', not {rare!r}")
     if min_count < 0 or (min_count > 0) != (rare != "keep"):
-        raise ValueError(f"min_count={min_count} with rare={rare!r}: to set rare classes aside give "
-                         "both, min_count > 0 and rare='drop' or rare='merge'")
+        raise ValueError(f"min_count={min_count} with rare={rare!r}: to set rare classes aside, "
+                         "give both min_count > 0 and rare='drop' or rare='merge'")
     labels = table[variable].astype("object").map(str, na_action="ignore")
     counts = _by_frequency(labels)
     few = {name: n for name, n in counts.items() if n < min_count}
@@ -623,11 +624,11 @@ def _mend_gaps(counts: np.ndarray, split: np.ndarray) -> np.ndarray:
                 after = held.copy()
                 after[split[g]] -= counts[g]
                 after[gap] += counts[g]
-                moves.append((_judge(after), g, after))
-            badness, g, after = min(moves, key=lambda move: move[:2])
-            lost = (held > 0) & (after == 0)
-            if not lost.any():
-                split[g], held = gap, after
+                if not ((held > 0) & (after == 0)).any():
+                    moves.append((_judge(after), g, after))
+            if moves:
+                _, g, held = min(moves, key=lambda move: move[:2])
+                split[g] = gap
     return split
 
 # %% ../nbs/01_annotations.ipynb #ff8c299c
@@ -640,9 +641,10 @@ def _warn_small(counts: np.ndarray, split: np.ndarray, classes: Sequence[str]) -
     for k in np.flatnonzero((held == 0).any(axis=0)):
         absent = " and ".join(SPLITS[s] for s in np.flatnonzero(held[:, k] == 0))
         groups = (counts[:, k] > 0).sum()
-        warnings.warn(f"the class {classes[k]!r} ({counts[:, k].sum():.0f} images, {groups} groups) "
-                      f"is missing in: {absent}. Groups are never split; drop or merge the class "
-                      "with min_count= and rare=, or add objects", SmallClassWarning, stacklevel=3)
+        size = f"{counts[:, k].sum():.0f} images, groups: {groups}"
+        warnings.warn(f"the class {classes[k]!r} ({size}) is missing in {absent}. "
+                      f"Groups are never split; drop or merge the class with min_count= and "
+                      "rare=, or add objects", SmallClassWarning, stacklevel=3)
 
 # %% ../nbs/01_annotations.ipynb #1a2a8a9f
 def _check_splittable(table: pd.DataFrame) -> None:
@@ -658,13 +660,13 @@ def _check_splittable(table: pd.DataFrame) -> None:
         image = table["image"][table["image"].duplicated()].iloc[0]
         raise ValueError(f"the image {image} is in the table more than once")
     if table["label"].nunique() < 2:
-        raise ValueError(f"{len(table)} images of {table['label'].nunique()} class: two classes are "
-                         "the least that can be split and learnt")
+        raise ValueError(f"{len(table)} images, number of classes: {table['label'].nunique()}; two "
+                         "are the least that can be told apart")
     if (groups := table["group"].nunique()) < 3:
-        raise ValueError(f"{len(table)} images in {groups} groups: three splits need at least three "
-                         "groups, since a group is never split")
+        raise ValueError(f"{len(table)} images, number of groups: {groups}; three splits need at "
+                         "least three groups, since a group is never split")
 
-
+# %% ../nbs/01_annotations.ipynb #eecadd03
 def split_annotations(
     table: pd.DataFrame,  # image, group and label, as from `choose_variable`
     *,
