@@ -222,6 +222,8 @@ def _read_cells(path: Path, text: str, delimiter: str, quoting: int = csv.QUOTE_
             start = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(f"{path}, row {start}: {error}") from error
+    if not rows:
+        raise ValueError(f"{path}: the file is empty")
     header = [name.strip().lstrip("#").strip() for name in rows[0]]
     while header and not header[-1]:  # SILKNOW lists end their lines with a tab
         header.pop()
@@ -602,7 +604,8 @@ def _best_deal(counts: np.ndarray, rng: np.random.Generator, shuffles: int = 8) 
     "The split (0, 1 or 2) of every group: the best of the deals and their assignments."
     best = None
     for _ in range(shuffles):
-        hand = _deal_groups(counts, rng)
+        # the deal begins with the largest group and hand 0, and the first of equals wins below
+        hand = rng.permutation(5)[_deal_groups(counts, rng)]
         held = np.stack([counts[hand == f].sum(axis=0) for f in range(5)])
         for validation, test in itertools.permutations(range(5), 2):
             two = held[[validation, test]]
@@ -643,7 +646,7 @@ def _warn_small(counts: np.ndarray, split: np.ndarray, classes: Sequence[str]) -
         groups = (counts[:, k] > 0).sum()
         size = f"{counts[:, k].sum():.0f} images, groups: {groups}"
         warnings.warn(f"the class {classes[k]!r} ({size}) is missing in {absent}. "
-                      f"Groups are never split; drop or merge the class with min_count= and "
+                      "Groups are never split; drop or merge the class with min_count= and "
                       "rare=, or add objects", SmallClassWarning, stacklevel=3)
 
 # %% ../nbs/01_annotations.ipynb #1a2a8a9f

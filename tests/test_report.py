@@ -88,8 +88,9 @@ def write(folder, run, **changes):
 
 
 def test_page_is_whole_and_self_contained(tmp_path, run):
+    before = plt.get_fignums()
     figures = standard_figures(run["per_class"], run["confusion"], run["history"])
-    assert len(figures) == 4 and not plt.get_fignums()
+    assert len(figures) == 4 and plt.get_fignums() == before  # nothing left to pyplot
     path = write(tmp_path, run, figures=figures)
     assert path == tmp_path / "report.html"
     assert [one.name for one in tmp_path.iterdir()] == ["report.html"]

@@ -1,0 +1,191 @@
+"""The training loop: the same numbers again, after a kill too, and its guards."""
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from silk_nb.features import FeatureData
+from silk_nb.losses import TotalLoss
+from silk_nb.model import SilkHead
+from silk_nb.samplers import ClassBalancedBatchSampler, RandomBatchSampler
+from silk_nb.training import (
+    CollapseWarning,
+    NonFiniteLossError,
+    TrainingConfig,
+    apply_network,
+    fit,
+)
+
+LOSS = (1, 1, 0.5, 0.5)
+
+
+def made_up(counts, seed, dim=16):
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(len(counts), dim, generator=torch.Generator().manual_seed(9))
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    noise = 1.5 * torch.randn(len(labels), dim, generator=generator)
+    colours = torch.randint(0, 50, (len(labels), 25), generator=generator).float()
+    return FeatureData(centres[labels] + noise, labels, colours)
+
+
+TRAIN, VALIDATION = made_up([120, 60, 20], 0), made_up([40, 20, 8], 1)
+
+
+def train(sampler=ClassBalancedBatchSampler, seed=0, loss=LOSS, **more):
+    head = SilkHead(16, 3, task_fc=(32, 8), seed=seed)
+    more.setdefault("config", TrainingConfig(seed=seed, max_epochs=12))
+    history = fit(head, TRAIN, VALIDATION, loss=TotalLoss(*loss), quiet=True,
+                  sampler=sampler(TRAIN.labels, 30, seed=seed), **more)
+    return head, history
+
+
+def same(one, two):
+    return (one[1].equals(two[1]) and all(
+        torch.equal(a, b) for a, b in
+        zip(one[0].state_dict().values(), two[0].state_dict().values(), strict=True)))
+
+
+@pytest.mark.parametrize("sampler", [RandomBatchSampler, ClassBalancedBatchSampler])
+def test_same_seed_same_result_to_the_bit_and_the_callers_randomness_is_left_alone(sampler):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = train(sampler)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(5)
+    assert same(first, train(sampler))
+    assert not same(first, train(sampler, seed=1))
+
+
+@pytest.mark.parametrize("stop", [1, 3, 7])
+def test_going_on_equals_an_uninterrupted_training(stop, tmp_path, monkeypatch):
+    whole = train()
+
+    class Killed(BaseException):
+        pass
+
+    batches = iter(range(10**6))
+    plain = FeatureData.batch
+
+    def dying(self, indices):
+        if next(batches) == stop * 9 + 4:  # in the middle of an epoch
+            raise Killed
+        return plain(self, indices)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureData, "batch", dying)
+        with pytest.raises(Killed):
+            train(checkpoint=tmp_path / "c.pt", checkpoint_seconds=0)
+    assert (tmp_path / "c.pt").exists()
+    assert same(whole, train(checkpoint=tmp_path / "c.pt", checkpoint_seconds=0))
+
+
+SCRIPT = """
+    import sys, time
+    import torch
+    sys.path.insert(0, {tests!r})
+    from test_training import *
+    plain = FeatureData.batch
+    FeatureData.batch = lambda self, i: time.sleep(float(sys.argv[2])) or plain(self, i)
+    head, history = train(checkpoint=sys.argv[1] + "/c.pt", checkpoint_seconds=0)
+    from safetensors.torch import save_file
+    save_file(head.state_dict(), sys.argv[1] + "/w.safetensors")
+    history.to_pickle(sys.argv[1] + "/h.pkl")
+"""
+
+
+def test_a_real_kill(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(SCRIPT.format(tests=str(Path(__file__).parent))))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(folder, pause):
+        folder.mkdir(exist_ok=True)
+        return subprocess.Popen([sys.executable, str(script), str(folder), str(pause)],
+                                env=environment)
+
+    assert start(tmp_path / "whole", 0).wait(120) == 0
+    kills = 0
+    for wait in (0.0, 0.35, 0.8):  # after the first checkpoint of this start, and a moment more
+        process = start(tmp_path / "killed", 0.02)
+        file = tmp_path / "killed" / "c.pt"
+        old, limit = file.stat().st_mtime_ns if file.exists() else 0, time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < limit:
+            if file.exists() and file.stat().st_mtime_ns > old:
+                break
+            time.sleep(0.01)
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait(60) == -signal.SIGKILL
+    assert kills >= 2
+    assert start(tmp_path / "killed", 0).wait(120) == 0
+    one, two = (load_file(tmp_path / name / "w.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert pd.read_pickle(tmp_path / "whole" / "h.pkl").equals(
+        pd.read_pickle(tmp_path / "killed" / "h.pkl"))
+
+
+def test_best_weights_are_kept_and_patience_ends_it():
+    config = TrainingConfig(patience=2, max_epochs=200, learning_rate=0.05)
+    head, history = train(config=config)
+    best = history["validation_loss"].idxmin()
+    assert len(history) < 200 and len(history) == best + 1 + 2
+    scores, f_aux = apply_network(head, VALIDATION)
+    accuracy = (scores.argmax(1) == VALIDATION.labels).float().mean().item()
+    assert accuracy == pytest.approx(history["validation_accuracy"][best])
+    assert torch.allclose(scores.sum(1), torch.ones(len(scores)))
+    assert torch.allclose(f_aux.norm(dim=1), torch.ones(len(f_aux)), atol=1e-5)
+
+
+def test_what_the_history_holds():
+    rows = train(loss=(1, 1, 1, 0))[1]
+    assert {"train_sem", "validation_sem", "active_share"} <= set(rows)
+    assert "train_co" not in rows and "train_sem" not in train(loss=(1, 0))[1]
+    total = rows["train_classification"] + rows["train_sem"]
+    pd.testing.assert_series_equal(rows["train_loss"], total, check_names=False, rtol=1e-5)
+
+
+def test_it_learns():
+    history = train(config=TrainingConfig(max_epochs=30))[1]
+    assert history["validation_mean_f1"].max() > 0.6 > 1.8 * (40 / 68 / 3)
+
+
+def test_guards(tmp_path):
+    broken = FeatureData(TRAIN.features * float("inf"), TRAIN.labels, TRAIN.descriptors)
+    head = SilkHead(16, 3, task_fc=(8,), seed=0)
+    with pytest.raises(NonFiniteLossError, match="epoch 1, batch 1"):
+        fit(head, broken, VALIDATION, loss=TotalLoss(), quiet=True,
+            sampler=RandomBatchSampler(TRAIN.labels, 30))
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.zero_()
+    with pytest.warns(CollapseWarning, match="epoch 1"):
+        fit(head, TRAIN, VALIDATION, loss=TotalLoss(), quiet=True,
+            sampler=RandomBatchSampler(TRAIN.labels, 30), config=TrainingConfig(max_epochs=1))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 broken"])
+def test_a_damaged_or_foreign_checkpoint_is_refused(content, tmp_path):
+    path = tmp_path / "c.pt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="c.pt is not a checkpoint"):
+        train(checkpoint=path)
+    assert path.read_bytes() == content
+    path.unlink()
+    train(checkpoint=path, checkpoint_seconds=0)
+    with pytest.raises(ValueError, match="other data or settings"):
+        train(checkpoint=path, loss=(1, 1, 1, 0))
+
+
+@pytest.mark.parametrize("bad", [{"learning_rate": 0}, {"learning_rate": float("nan")},
+                                 {"patience": 0}, {"max_epochs": 0}, {"weight_decay": -1}])
+def test_settings_are_checked(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        TrainingConfig(**bad)
