@@ -174,7 +174,8 @@ def test_exif_rotation(tmp_path, orientation, mode):
 
 
 def test_rubbish_exif_does_not_reject_the_picture(tmp_path):
-    save(tmp_path, Image.new("RGB", (8, 8), "red"), "a.jpg", exif=b"Exif\0\0MM\0*\0\0\xff\xffgarbage")
+    rubbish = b"Exif\0\0MM\0*\0\0\xff\xffgarbage"
+    save(tmp_path, Image.new("RGB", (8, 8), "red"), "a.jpg", exif=rubbish)
     assert open_image(tmp_path / "a.jpg").size == (8, 8)
 
 
@@ -285,7 +286,8 @@ def test_check_images_is_quiet_when_asked(tmp_path, capfd):
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_csv_forms(write, tmp_path, mark, name, bom, end):
     rows = [["Image", "kind", "object", "size"], ["a.jpg", ' crêpe "de", Chine ', "o1", "1"],
-            ["sub/b.jpg", "NaN", "o1", ""], ["c.jpg", "None", "", "NULL"], ["d.jpg", "nan", "o2", "2"]]
+            ["sub/b.jpg", "NaN", "o1", ""], ["c.jpg", "None", "", "NULL"],
+            ["d.jpg", "nan", "o2", "2"]]
     quoted = end.join(mark.join('"' + cell.replace('"', '""') + '"' for cell in r) for r in rows)
     table = read_annotations(write(name, bom + quoted + end + end))
     assert table.columns.tolist() == ["image", "group", "kind", "size"]
@@ -300,7 +302,8 @@ def test_csv_forms(write, tmp_path, mark, name, bom, end):
 @pytest.mark.parametrize("name", ["image", "image_file", "image_path", "file", "filename", "path",
                                   "img", "IMAGE"])
 def test_image_column_is_found_by_name(write, name):
-    assert labels(read_annotations(write("a.csv", f"kind,{name}\nx,a.jpg\n")), "kind") == {"a.jpg": "x"}
+    table = read_annotations(write("a.csv", f"kind,{name}\nx,a.jpg\n"))
+    assert labels(table, "kind") == {"a.jpg": "x"}
 
 
 def test_columns_by_name(write, tmp_path):
@@ -382,8 +385,8 @@ def test_things_that_are_no_tables(write, tmp_path):
 
 def test_contradicting_labels(write):
     path = write("a.csv", "image,x,y\na.jpg,p,q\n\n./a.jpg,p,r\nb.jpg,p,q\n")
-    with pytest.raises(ValueError, match=r"a\.jpg has contradicting labels for 'y': 'q' \(.*a\.csv, "
-                                         r"row 2\) and 'r' \(.*a\.csv, row 4\)"):
+    with pytest.raises(ValueError, match=r"a\.jpg has contradicting labels for 'y': 'q' "
+                                         r"\(.*a\.csv, row 2\) and 'r' \(.*a\.csv, row 4\)"):
         read_annotations(path)
     with pytest.warns(DuplicateImageWarning, match="1 images stand in several rows"):
         table = read_annotations(path, variables="x")  # the other column is not asked for
@@ -392,7 +395,8 @@ def test_contradicting_labels(write):
 
 def test_contradicting_groups(write):
     path = write("a.csv", "image,object,x\na.jpg,o1,p\na.jpg,o2,p\n")
-    with pytest.raises(ValueError, match=r"a\.jpg has contradicting groups: 'o1' .*row 2.* 'o2' .*row 3"):
+    with pytest.raises(ValueError, match=r"a\.jpg has contradicting groups: "
+                                         r"'o1' .*row 2.* 'o2' .*row 3"):
         read_annotations(path)
 
 
@@ -431,7 +435,8 @@ def test_faulty_folders(write, tmp_path):
         read_annotations(tmp_path, group="x")
     for n in range(4):
         write(f"{n}.jpg", "")
-    with pytest.raises(ValueError, match=r"4 images lie outside the class folders \(0\.jpg, 1\.jpg"):
+    with pytest.raises(ValueError, match=r"4 images lie outside the class folders "
+                                         r"\(0\.jpg, 1\.jpg"):
         read_annotations(tmp_path)
 
 
@@ -445,7 +450,8 @@ def row(n, *values):
 
 
 def test_collection_file(write, tmp_path):
-    text = HEADER + row(0, "1700 (CE)", "silk") + row(1, "nan", "silk___wool") + row(2, "NaN", "a__b")
+    text = (HEADER + row(0, "1700 (CE)", "silk") + row(1, "nan", "silk___wool")
+            + row(2, "NaN", "a__b"))
     path = write("lists/c.txt", text)
     with pytest.warns(SeveralLabelsWarning, match="taken as missing: material 1$"):
         table = read_annotations(path)
@@ -476,17 +482,20 @@ def test_master_file_and_list_of_files(write, tmp_path):
 
 def test_faulty_lists(write):
     write("c.txt", HEADER + row(0, "x", "silk"))
-    with pytest.raises(FileNotFoundError, match=r"master\.txt, line 3: no collection file .*d\.txt"):
+    with pytest.raises(FileNotFoundError, match=r"master\.txt, line 3: no "
+                                                r"collection file .*d\.txt"):
         read_annotations(write("master.txt", "c.txt\n\nd.txt\n"))
     write("d.txt", "image\tmaterial\n")
-    with pytest.raises(ValueError, match=r"master\.txt, line 3: .*d\.txt is not a SILKNOW collection"):
+    with pytest.raises(ValueError, match=r"master\.txt, line 3: .*d\.txt is not "
+                                         r"a SILKNOW collection"):
         read_annotations(write("master.txt", "c.txt\n\nd.txt\n"))
     with pytest.raises(ValueError, match=r"e\.txt, row 3: 2 fields where the header has 3"):
         read_annotations(write("e.txt", HEADER + row(0, "x", "y") + "img.jpg\tx\n"))
     with pytest.raises(ValueError, match=r"e\.txt, row 2: 6 fields where the header has 3"):
         read_annotations(write("e.txt", HEADER + row(0, "x", "y", "z", "z")))
     write("f.txt", HEADER + row(0, "x", "wool"))
-    with pytest.raises(ValueError, match=r"'material': 'silk' \(.*c\.txt, row 2\) and 'wool' \(.*f\.txt"):
+    with pytest.raises(ValueError, match=r"'material': 'silk' \(.*c\.txt, row 2\) "
+                                         r"and 'wool' \(.*f\.txt"):
         read_annotations(write("master.txt", "c.txt\nf.txt\n"))
 
 
@@ -496,7 +505,8 @@ def test_real_silknow_lists(shared, tmp_path):
     table = read_annotations(files)
     print(f"36,043 rows read in {time.perf_counter() - start:.2f} s")
     assert len(table) == 36_043 and table["group"].nunique() == 22_093
-    assert table.columns.tolist() == ["image", "group", "place", "timespan", "technique", "material"]
+    assert table.columns.tolist() == ["image", "group", "place", "timespan", "technique",
+                                      "material"]
     assert table["material"].value_counts().to_dict() == {
         "animal_fibre": 23_238, "vegetal_fibre": 3_119, "metal_thread": 2_967}
     assert table["place"].isna().sum() == 14_232
@@ -516,14 +526,16 @@ def test_real_silknow_lists(shared, tmp_path):
 
 # --- the knowledge graph's export ---------------------------------------------------------------
 
-EXPORT = ("obj,museum,text,img,deeplink,place_country_code,time_label,technique_group,material_group,"
-          "depict_group\n")
+EXPORT = ("obj,museum,text,img,deeplink,place_country_code,time_label,technique_group,"
+          "material_group,depict_group\n")
 
 
 def test_export(write, tmp_path):
     text = EXPORT + (
-        """o1,vam,"['a text, with ""commas""']","['a.jpg', 'b.jpg']",,['FR'],"['1700 (CE)']",[],nan,['x']\n"""
-        """o2,['vam'],[],['c.jpg'],,"['FR', 'ES']",[nan],['velvet'],"['silk', 'wool']","['x', 'x']"\n"""
+        """o1,vam,"['a text, with ""commas""']","['a.jpg', 'b.jpg']",,['FR'],"""
+        """"['1700 (CE)']",[],nan,['x']\n"""
+        """o2,['vam'],[],['c.jpg'],,"['FR', 'ES']",[nan],['velvet'],"['silk', 'wool']","""
+        """"['x', 'x']"\n"""
         """o3,vam,[],[],,['FR'],[],[],[],[]\n""")
     with pytest.warns(SeveralLabelsWarning, match="taken as missing: place 1, material 1|"
                                                   "place_country_code 1, material_group 1"):
@@ -557,7 +569,8 @@ def test_export_without_images(write):
 @pytest.fixture
 def garments():
     kinds = ["b"] * 5 + ["a"] * 5 + ["c"] * 9 + ["d", "d", "e"] + [None] * 3
-    return pd.DataFrame({"image": [f"{i}.jpg" for i in range(25)], "group": [str(i) for i in range(25)],
+    return pd.DataFrame({"image": [f"{i}.jpg" for i in range(25)],
+                         "group": [str(i) for i in range(25)],
                          "kind": pd.Categorical(kinds), "one": pd.Categorical(["x"] * 25),
                          "none": pd.Categorical([None] * 25)})
 
@@ -713,7 +726,8 @@ def test_index_need_not_be_unique():
     table = frame(range(30), list("ab") * 15)
     table.index = [7] * 30
     split = split_annotations(table)
-    assert split["split"].tolist() == split_annotations(table.reset_index(drop=True))["split"].tolist()
+    again = split_annotations(table.reset_index(drop=True))
+    assert split["split"].tolist() == again["split"].tolist()
 
 
 @pytest.mark.parametrize("change,message", [
@@ -721,7 +735,8 @@ def test_index_need_not_be_unique():
     (lambda t: t.assign(group="g"), "number of groups: 1; three splits need at least three groups"),
     (lambda t: t.assign(label="a"), "number of classes: 1; two are the least"),
     (lambda t: t[:0], "number of classes: 0"),
-    (lambda t: t.assign(label=["a", "b", None, "b", "a", "b"]), "1 images have no label, first 00002"),
+    (lambda t: t.assign(label=["a", "b", None, "b", "a", "b"]),
+     "1 images have no label, first 00002"),
     (lambda t: t.assign(group=[None, *"bcdef"]), "1 images have no group, first 00000"),
     (lambda t: t.assign(image="a.jpg"), "the image a.jpg is in the table more than once"),
 ])
