@@ -17,7 +17,7 @@ import os
 import re
 import secrets
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,6 +147,7 @@ def _why_unreadable(path: str) -> str | None:
 def check_images(
     table: pd.DataFrame,  # with a column `image`, as from `read_annotations`
     *,
+    known: Container[str] = (),  # images that were good before: they are not decoded again
     rejected: str | Path | None = None,  # a CSV file for the list of what was rejected
     quiet: bool = False,  # no progress bar
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # the good rows; image and reason of the others
@@ -155,17 +156,18 @@ def check_images(
     The list is written even when it is empty, so that an old one does not stay. Check before
     `choose_variable`, so that its counts are those of images that exist.
     Raises ValueError when no image at all can be read, with the first reasons."""
-    images = list(dict.fromkeys(table["image"]))
+    every = list(dict.fromkeys(table["image"]))
+    images = [image for image in every if image not in known]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the GIL
         reasons = list(tqdm(pool.map(_why_unreadable, images), total=len(images),
-                            desc="checking images", unit="image", disable=quiet))
+                            desc="checking images", unit="image", disable=quiet or not images))
     bad = {i: reason for i, reason in zip(images, reasons, strict=True) if reason is not None}
     listed = pd.DataFrame({"image": list(bad), "reason": list(bad.values())}, dtype=str)
     if rejected is not None:
         write_table(listed, rejected)
-    if images and len(bad) == len(images):
+    if every and len(bad) == len(every):
         first = "; ".join(f"{image}: {reason}" for image, reason in list(bad.items())[:3])
-        raise ValueError(f"none of the {len(images)} images can be read: {first}")
+        raise ValueError(f"none of the {len(every)} images can be read: {first}")
     return table[~table["image"].isin(bad)].reset_index(drop=True), listed
 
 # %% ../nbs/01_annotations.ipynb #5514b5cc

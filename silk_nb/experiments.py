@@ -175,15 +175,13 @@ def check_once(
         return check_images(table, quiet=quiet)
     file, stamps = Path(cache) / "checked.txt", _stamps(table["image"])
     known = set(file.read_text(encoding="utf-8").splitlines()) if file.exists() else set()
-    seen = stamps.isin(known)
-    if seen.all():
-        return table, pd.DataFrame({"image": [], "reason": []}, dtype=str)
-    good, rejected = check_images(table[~seen], quiet=quiet)
-    fresh = set(stamps[table["image"].isin(good["image"])].dropna())
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(file) as part:
-        part.write_text("\n".join(sorted(known | fresh)) + "\n", encoding="utf-8")
-    return table[~table["image"].isin(rejected["image"])].reset_index(drop=True), rejected
+    good, rejected = check_images(table, known=set(table["image"][stamps.isin(known)]), quiet=quiet)
+    fresh = set(stamps[table["image"].isin(good["image"])]) - known
+    if fresh:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(file) as part:
+            part.write_text("\n".join(sorted(known | fresh)) + "\n", encoding="utf-8")
+    return good, rejected
 
 # %% ../nbs/11_experiments.ipynb #9e905609
 def _prepare(table: pd.DataFrame, config: RunConfig, cache, quiet: bool) -> tuple:
@@ -294,25 +292,23 @@ def _header(table: pd.DataFrame, config: RunConfig, source: str) -> dict:
             "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
 
 
-def _train(folder: Path, data: dict, header: dict, config: RunConfig, backbone: Backbone,
-           classes: list[str], device, quiet: bool) -> tuple[pd.DataFrame, torch.Tensor]:
+def _train(folder: Path, data: dict, model: SilkClassifier, sampler: ResumableSampler,
+           config: RunConfig, classes: list[str], device, quiet: bool
+           ) -> tuple[pd.DataFrame, torch.Tensor]:
     """Train, write the weights, and score the test images."""
-    experiment = find_experiment(config.experiment)
-    model = SilkClassifier(len(classes), backbone, task_fc=config.task_fc, dropout=config.dropout,
-                           trainable=config.trainable, seed=config.seed)
     network = model.head if config.trainable == "none" else model
-    sampler = experiment.sampler(data["train"].labels, header["batch_size"], seed=config.seed,
-                                 allow_imbalanced=config.allow_imbalanced, class_names=classes)
-    folder.mkdir(parents=True, exist_ok=True)
-    history = fit(network, data["train"], data["validation"], loss=experiment.loss(),
-                  sampler=sampler, config=config.training(), device=device, quiet=quiet,
-                  checkpoint=folder / "checkpoint.pt")
+    history = fit(network, data["train"], data["validation"], sampler=sampler,
+                  loss=find_experiment(config.experiment).loss(), config=config.training(),
+                  device=device, quiet=quiet, checkpoint=folder / "checkpoint.pt")
     kept = model.state_dict()
     if config.trainable == "none":
         kept = {name: value for name, value in kept.items() if name.startswith("head.")}
     with atomic_write(folder / "weights.safetensors") as part:
+        backbone = model.backbone
+        notes = {"classes": classes, "backbone": backbone.fingerprint(), "mean": backbone.mean,
+                 "std": backbone.std, "input_size": backbone.input_size}
         save_file({name: value.contiguous().cpu() for name, value in kept.items()}, part,
-                  metadata={"classes": json.dumps(classes), "backbone": backbone.fingerprint()})
+                  metadata={"silk_nb": json.dumps(notes)})  # one entry: several have no fixed order
     return history, apply_network(network, data["test"], device=device)[0]
 
 # %% ../nbs/11_experiments.ipynb #39dd02ea
@@ -349,16 +345,18 @@ def run_experiment(
     train_labels = codes[torch.from_numpy((split["split"] == "train").to_numpy(copy=True))]
     header["batch_size"] = _batch_size(train_labels, config)
     classes = list(split["label"].cat.categories)
-    find_experiment(config.experiment).sampler(  # a batch that cannot be is refused at once
-        train_labels, header["batch_size"], allow_imbalanced=config.allow_imbalanced,
-        class_names=classes)
+    sampler = find_experiment(config.experiment).sampler(
+        train_labels, header["batch_size"], seed=config.seed,
+        allow_imbalanced=config.allow_imbalanced, class_names=classes)
+    model = SilkClassifier(len(classes), backbone, task_fc=config.task_fc, dropout=config.dropout,
+                           trainable=config.trainable, seed=config.seed)
     data = _load(split, backbone, config, cache, device, quiet)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.json").exists():
         _write_json(folder / "config.json", header)
     write_table(split, folder / "split.csv")
     write_table(rejected, folder / "rejected.csv")
-    history, scores = _train(folder, data, header, config, backbone, classes, device, quiet)
+    history, scores = _train(folder, data, model, sampler, config, classes, device, quiet)
     metrics = _write_results(folder, header, split, account, rejected, history, scores)
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     return metrics

@@ -61,14 +61,14 @@ def load_run(
     run, file = header["run"], Path(folder) / "weights.safetensors"
     try:
         with safe_open(file, "pt") as stored:
-            notes = stored.metadata()
+            notes = json.loads(stored.metadata()["silk_nb"])
             state = {name: stored.get_tensor(name) for name in stored.keys()}
-        classes = json.loads(notes["classes"])
+        classes = notes["classes"]
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
     trained = run["trainable"] != "none"
     backbone = load_backbone(run["backbone"], None if trained else weights or run["weights"],
-                             mean=run["mean"], std=run["std"], input_size=run["input_size"])
+                             mean=notes["mean"], std=notes["std"], input_size=notes["input_size"])
     if not trained and backbone.fingerprint() != notes["backbone"]:
         raise ValueError(f"the backbone weights {weights or run['weights']} are not those that "
                          f"{folder} was trained with: give the same file as weights=.")

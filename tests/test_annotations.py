@@ -351,7 +351,7 @@ def test_multiline_cells_do_not_shift_row_numbers(write):
 @pytest.mark.parametrize("content,message", [
     ("", "a.csv: the file is empty"),
     ("\n \n", "a.csv: the file is empty"),
-    (",,\n", "no image column"),
+    (",,\n", "a.csv: the file is empty"),
     ("image,kind\n", "a.csv: a header and no rows"),
     ("image\na.jpg\n", "a.csv: images, but no column with labels"),
     ("image,object\na.jpg,o\n", "images, but no column with labels"),

@@ -1,0 +1,308 @@
+"""One run from the label table to the run folder: what it holds, and what no kill changes."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, f1_score
+
+from silk_nb.experiments import EXPERIMENTS, RunConfig, check_once, find_experiment, run_experiment
+from silk_nb.model import load_backbone
+from silk_nb.predict import evaluate_run, load_run, predict_images, read_header
+
+CONFIG = RunConfig("technique", "C + co + sem", backbone="shufflenet_v2_x0_5",
+                   weights="silk-textures", batch_size=None, max_epochs=6, min_count=6,
+                   rare="merge")
+RESULTS = {"config.json", "split.csv", "rejected.csv", "history.csv", "weights.safetensors",
+           "metrics.json", "per_class.csv", "predictions.csv", "confusion.csv", "figures",
+           "report.html"}
+DETERMINED = ["split.csv", "history.csv", "weights.safetensors", "metrics.json", "per_class.csv",
+              "predictions.csv", "confusion.csv"]
+
+
+@pytest.fixture(scope="module")
+def run(silk_table, silk_cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    run_experiment(silk_table, folder, CONFIG, cache=silk_cache, quiet=True)
+    return folder
+
+
+def table_of(folder, name):
+    return pd.read_csv(folder / name, keep_default_na=False)
+
+
+def contents(folder, names=None):
+    files = [folder / n for n in names] if names else folder.rglob("*")
+    return {p.name: p.read_bytes() for p in files if p.is_file()}
+
+
+def test_table_3():
+    rows = {e.name: (e.sampling, e.lambda_aux, e.alpha_sem, e.alpha_co) for e in
+            EXPERIMENTS.values()}
+    assert rows == {
+        "C*": ("random", 0, 0, 0), "C": ("balanced", 0, 0, 0),
+        "C* + sem": ("random", 1, 1, 0), "C* + co": ("random", 1, 0, 1),
+        "C* + co + sem": ("random", 1, 0.5, 0.5), "C + sem": ("balanced", 1, 1, 0),
+        "C + co": ("balanced", 1, 0, 1), "C + co + sem": ("balanced", 1, 0.5, 0.5)}
+    assert {e.lambda_c for e in EXPERIMENTS.values()} == {1}
+    assert find_experiment("C*+co +sem").name == "C* + co + sem"
+    with pytest.raises(ValueError, match=r'no experiment .C \+ seem.; there are "C\*", "C", "C\*'):
+        find_experiment("C + seem")
+
+
+def test_a_run_folder_is_whole(run):
+    assert {p.name for p in run.iterdir()} == RESULTS
+    assert len(list((run / "figures").glob("*.png"))) >= 3
+    header = json.loads((run / "config.json").read_text())
+    assert RunConfig(**{**header["run"], "task_fc": tuple(header["run"]["task_fc"])}) == CONFIG
+    assert {"silk_nb", "python", "torch", "torchvision"} <= set(header["versions"])
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 3 and "src=\"http" not in page
+
+
+def test_the_split_is_kept_and_no_object_lies_in_two(run, silk_table):
+    split = table_of(run, "split.csv")
+    assert sorted(split["image"]) == sorted(silk_table["image"].astype(str))
+    assert (split.groupby("group")["split"].nunique() == 1).all()
+    tested = split.loc[split["split"] == "test", "image"]
+    assert table_of(run, "predictions.csv")["image"].tolist() == tested.tolist()
+
+
+def test_scores_follow_from_the_stored_predictions(run):
+    table, stored = table_of(run, "predictions.csv"), json.loads((run / "metrics.json").read_text())
+    per_class = table_of(run, "per_class.csv").set_index("class")
+    names = [c.removeprefix("score: ") for c in table if c.startswith("score: ")]
+    scores = table[[f"score: {n}" for n in names]].to_numpy()
+    assert np.allclose(scores.sum(1), 1, atol=1e-5)
+    assert [names[k] for k in scores.argmax(1)] == table["predicted"].tolist()
+    truth, predicted = table["truth"], table["predicted"]
+    assert stored["overall_accuracy"] == pytest.approx(accuracy_score(truth, predicted))
+    f1 = f1_score(truth, predicted, labels=names, average=None, zero_division=0)
+    present = set(truth) | set(predicted)
+    for name, value in zip(names, f1, strict=True):
+        if name in present:
+            assert per_class.loc[name, "f1"] == pytest.approx(value), name
+    minority = per_class["minority"].astype(str) == "True"
+    assert 0 < minority.sum() < len(names)
+
+
+def test_a_finished_run_is_not_done_again_and_another_one_is_refused(run, silk_table, silk_cache):
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    again = run_experiment(silk_table, run, CONFIG, cache=silk_cache, quiet=True)
+    stored = json.loads((run / "metrics.json").read_text())
+    assert {k: None if v != v else v for k, v in again.items()} == stored
+    for other in (replace(CONFIG, seed=1), replace(CONFIG, experiment="C")):
+        with pytest.raises(FileExistsError, match=r"another run, which differs in run\.(seed|exp)"):
+            run_experiment(silk_table, run, other, cache=silk_cache, quiet=True)
+    with pytest.raises(FileExistsError, match="differs in data"):
+        run_experiment(silk_table[:-1], run, CONFIG, cache=silk_cache, quiet=True)
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
+
+
+def test_a_folder_of_other_things_is_refused_and_left(tmp_path, silk_table):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds other things and no run"):
+        run_experiment(silk_table, tmp_path, CONFIG, quiet=True)
+    with pytest.raises(FileExistsError, match="is a file"):
+        run_experiment(silk_table, tmp_path / "notes.txt", CONFIG, quiet=True)
+    assert contents(tmp_path) == {"notes.txt": b"mine"}
+
+
+def test_without_a_cache_it_is_the_same(run, silk_table, tmp_path):
+    run_experiment(silk_table, tmp_path / "plain", CONFIG, cache=None, quiet=True)
+    assert contents(tmp_path / "plain", DETERMINED) == contents(run, DETERMINED)
+
+
+def test_frozen_features_give_what_the_images_give(run, silk_table):
+    """The stored head on cached features scores as the whole network does on the image files."""
+    stored = table_of(run, "predictions.csv")
+    network = load_run(run)
+    fresh = predict_images(network, stored["image"][:12].tolist(), quiet=True)
+    names = network.classes
+    assert fresh["class"].tolist() == stored["predicted"][:12].tolist()
+    assert np.allclose(fresh[names], stored[[f"score: {n}" for n in names]][:12], atol=1e-5)
+
+
+SCRIPT = """
+    import sys
+    sys.path.insert(0, {tests!r})
+    from test_experiments import CONFIG, run_experiment
+    from silk_nb.annotations import read_annotations
+    import torch
+    torch.set_num_threads(1)
+    run_experiment(read_annotations(sys.argv[1]), sys.argv[2], CONFIG, cache=sys.argv[3],
+                   quiet=True)
+"""
+
+
+def test_killed_at_many_moments_it_ends_with_the_same_folder(silk, tmp_path):
+    script = tmp_path / "one.py"
+    script.write_text(textwrap.dedent(SCRIPT.format(tests=str(Path(__file__).parent))))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+
+    def start(name):
+        return subprocess.Popen([sys.executable, str(script), str(silk), str(tmp_path / name),
+                                 str(tmp_path / f"cache {name}")], env=environment)
+
+    began = time.monotonic()
+    assert start("whole").wait(300) == 0
+    length, kills = time.monotonic() - began, 0
+    for part in (0.55, 0.7, 0.8, 0.88, 0.94):  # before that it only imports
+        process = start("killed")
+        time.sleep(part * length)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait(60) == -signal.SIGKILL
+    assert start("killed").wait(300) == 0
+    assert kills >= 1
+    assert contents(tmp_path / "killed", DETERMINED) == contents(tmp_path / "whole", DETERMINED)
+    assert {p.name for p in (tmp_path / "killed").iterdir()} == RESULTS
+
+
+class Cut(BaseException):
+    """As a kill, but at a chosen write."""
+
+
+def test_cut_off_at_every_single_write_it_ends_with_the_same_folder(
+        run, silk_table, silk_cache, tmp_path, monkeypatch):
+    """Each start dies just before one more of the files is put in place."""
+    plain, places, starts = os.replace, [0, 0], 0
+
+    def dying(old, new):
+        places[0] += 1
+        if places[0] > places[1]:
+            raise Cut
+        plain(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dying)
+        while starts < 60:
+            places[0], starts = 0, starts + 1
+            try:
+                run_experiment(silk_table, tmp_path / "cut", CONFIG, cache=silk_cache, quiet=True)
+                break
+            except Cut:
+                places[1] += 1
+    assert 8 < starts < 60
+    assert contents(tmp_path / "cut", DETERMINED) == contents(run, DETERMINED)
+    assert {p.name for p in (tmp_path / "cut").iterdir()} == RESULTS
+
+
+def test_bad_images_are_listed_and_left_out_also_when_it_goes_on(silk_table, silk_cache, tmp_path):
+    rows = silk_table.copy()
+    rows["image"] = rows["image"].astype(str)
+    torn, text = tmp_path / "torn.jpg", tmp_path / "text.jpg"
+    torn.write_bytes(Path(rows["image"].iloc[3]).read_bytes()[:400])
+    text.write_text("not an image")
+    for place, name in ((3, torn), (7, text), (9, tmp_path / "gone.jpg")):
+        rows.loc[place, "image"] = str(name)
+    for folder in ("first", "second"):
+        run_experiment(rows, tmp_path / folder, replace(CONFIG, max_epochs=1), cache=silk_cache,
+                       quiet=True)
+        rejected = table_of(tmp_path / folder, "rejected.csv")
+        assert sorted(Path(p).name for p in rejected["image"]) == ["gone.jpg", "text.jpg",
+                                                                   "torn.jpg"]
+        assert rejected["reason"].str.len().gt(5).all()
+        assert len(table_of(tmp_path / folder, "split.csv")) == len(rows) - 3
+    assert torn.exists() and text.exists()
+
+
+def test_an_image_that_changes_is_checked_again(silk_table, tmp_path):
+    image = tmp_path / "a.png"
+    Image.new("RGB", (20, 20), "red").save(image)
+    rows = silk_table[:2].assign(image=[str(image), silk_table["image"].iloc[0]])
+    assert len(check_once(rows, tmp_path / "c", quiet=True)[0]) == 2
+    image.write_bytes(b"now broken")
+    good, rejected = check_once(rows, tmp_path / "c", quiet=True)
+    assert len(good) == 1 and rejected["image"].tolist() == [str(image)]
+
+
+def test_eq_5_is_refused_before_the_folder_is_made(silk_table, silk_cache, tmp_path):
+    for sampling in ("C", "C + sem"):
+        with pytest.raises(ValueError, match=r"Eq\. 5.*the rarest class, '\w+', has \d+ images.*"
+                                             r"batch_size=\d+ or less"):
+            run_experiment(silk_table, tmp_path / "x",
+                           replace(CONFIG, batch_size=100, experiment=sampling, min_count=0,
+                                   rare="keep"), cache=silk_cache, quiet=True)
+    assert not (tmp_path / "x").exists()
+    run_experiment(silk_table, tmp_path / "x", replace(
+        CONFIG, batch_size=100, allow_imbalanced=True, max_epochs=1), cache=silk_cache, quiet=True)
+    assert read_header(tmp_path / "x")["batch_size"] == 100
+
+
+def test_rare_classes_are_dropped_only_when_asked(silk_table, silk_cache, tmp_path):
+    kept = silk_table["technique"].value_counts()
+    for rare, wanted in (("keep", len(kept)), ("drop", (kept >= 10).sum())):
+        folder = tmp_path / rare
+        config = replace(CONFIG, rare=rare, min_count=10 * (rare == "drop"), max_epochs=1)
+        run_experiment(silk_table, folder, config, cache=silk_cache, quiet=True)
+        assert len(evaluate_run(folder)[1]) == wanted
+        page = (folder / "report.html").read_text()
+        assert ("rare class dropped" in page) == (rare == "drop")
+
+
+def test_fine_tuning_the_last_block(silk_table, tmp_path):
+    config = replace(CONFIG, trainable=1, max_epochs=1, input_size=48, experiment="C + sem",
+                     batch_size=12)
+    rows = silk_table.groupby("technique", observed=True).head(9)
+    run_experiment(rows, tmp_path / "tuned", config, quiet=True)
+    state = load_file(tmp_path / "tuned" / "weights.safetensors")
+    backbone = load_backbone("shufflenet_v2_x0_5", "silk-textures", input_size=48).state_dict()
+    changed = {name for name, value in state.items() if name.startswith("backbone.")
+               and not torch.equal(value, backbone[name.removeprefix("backbone.")])}
+    assert changed and not any("conv1" in name for name in changed)
+    stored = table_of(tmp_path / "tuned", "predictions.csv")
+    network = load_run(tmp_path / "tuned")
+    fresh = predict_images(network, stored["image"].tolist(), quiet=True)
+    assert fresh["class"].tolist() == stored["predicted"].tolist()
+
+
+def test_the_test_set_takes_no_part_in_training(run, silk_table, silk_cache, tmp_path, monkeypatch):
+    """Other test features change the predictions, but neither history nor weights."""
+    import silk_nb.experiments as module
+
+    plain = module._load
+
+    def shifted(*args):
+        data = plain(*args)
+        data["test"].features = -data["test"].features
+        return data
+
+    monkeypatch.setattr(module, "_load", shifted)
+    run_experiment(silk_table, tmp_path / "other", CONFIG, cache=silk_cache, quiet=True)
+    same = ["split.csv", "history.csv", "weights.safetensors"]
+    assert contents(tmp_path / "other", same) == contents(run, same)
+    assert contents(tmp_path / "other", ["predictions.csv"]) != contents(run, ["predictions.csv"])
+
+
+def test_clothing_end_to_end(shared, tmp_path):
+    """The main job on a part of the real photographs: far better than the largest class."""
+    from silk_nb.annotations import read_annotations
+
+    table = read_annotations(shared / "data" / "clothing" / "clothing.csv", group="sender")
+    senders = table["group"].drop_duplicates().sample(60, random_state=0)
+    table = table[table["group"].isin(senders)].reset_index(drop=True)
+    scores = {}
+    for name in ("C*", "C + sem"):
+        config = RunConfig(
+            "garment", name, backbone="mobilenet_v2", mean=0.5, std=0.5, batch_size=None,
+            weights=str(shared / "weights" / "mobilenet_v2-imagenet-tfslim.safetensors"),
+            min_count=15, rare="drop")
+        scores[name] = run_experiment(table, tmp_path / name.replace("*", "r"), config,
+                                      cache=tmp_path / "cache", quiet=True)
+    print(len(table), scores, asdict(config))
+    predictions = table_of(tmp_path / "C + sem", "predictions.csv")
+    largest = predictions["truth"].value_counts(normalize=True).max()
+    for name in scores:
+        assert scores[name]["overall_accuracy"] > largest + 0.15, name
+        assert scores[name]["mean_f1"] > 0.25, name
