@@ -7,7 +7,7 @@ __all__ = ['unit_length', 'pair_distances', 'semantic_similarity_loss', 'colour_
            'AuxiliaryClusteringLoss', 'TotalLoss']
 
 # %% ../nbs/04_losses.ipynb #d90c9df0
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -178,10 +178,14 @@ class AuxiliaryClusteringLoss(nn.Module):
         alpha_co: float = 0.0,  # weight of the colour similarity loss
         *,
         centre: Literal["image", "batch"] = "image",  # see `colour_correlation`
+        others: Mapping[str, tuple[float, nn.Module]] | None = None,  # name -> weight, loss
     ) -> None:
         super().__init__()
         self.alpha_sem, self.alpha_co = _weight(alpha_sem, "alpha_sem"), _weight(alpha_co, "alpha_co")
         self.centre = centre
+        self.others = nn.ModuleDict({name: loss for name, (_, loss) in (others or {}).items()})
+        self.alphas = {"sem": self.alpha_sem, "co": self.alpha_co, **{
+            name: _weight(alpha, name) for name, (alpha, _) in (others or {}).items()}}
 
     def parts(
         self,
@@ -189,7 +193,7 @@ class AuxiliaryClusteringLoss(nn.Module):
         labels: Tensor,  # N class codes
         descriptors: Tensor | None = None,  # N×r², wanted when alpha_co > 0
     ) -> dict[str, Tensor]:
-        """The unweighted "sem" and "co", those of them that have a weight."""
+        """The unweighted "sem", "co" and others, those of them that have a weight."""
         found = {}
         if self.alpha_sem:
             found["sem"] = semantic_similarity_loss(embeddings, labels)
@@ -197,12 +201,12 @@ class AuxiliaryClusteringLoss(nn.Module):
             if descriptors is None:
                 raise ValueError("alpha_co > 0 wants the colour descriptors of the batch.")
             found["co"] = colour_similarity_loss(embeddings, descriptors, centre=self.centre)
+        found |= {name: loss(embeddings, labels) for name, loss in self.others.items()}
         return found
 
     def weigh(self, parts: dict[str, Tensor]) -> Tensor | float:
         """Eq. 2 from its parts."""
-        alphas = {"sem": self.alpha_sem, "co": self.alpha_co}
-        return sum(alphas[name] * part for name, part in parts.items())
+        return sum(self.alphas[name] * part for name, part in parts.items())
 
     def forward(
         self, embeddings: Tensor, labels: Tensor, descriptors: Tensor | None = None
@@ -224,11 +228,12 @@ class TotalLoss(nn.Module):
         *,
         centre: Literal["image", "batch"] = "image",  # see `colour_correlation`
         classification: Callable[[Tensor, Tensor], Tensor] | None = None,  # None: cross entropy
+        others: Mapping[str, tuple[float, nn.Module]] | None = None,  # name -> weight within L_aux
     ) -> None:
         super().__init__()
         self.lambda_c = _weight(lambda_c, "lambda_c")
         self.lambda_aux = _weight(lambda_aux, "lambda_aux")
-        self.auxiliary = AuxiliaryClusteringLoss(alpha_sem, alpha_co, centre=centre)
+        self.auxiliary = AuxiliaryClusteringLoss(alpha_sem, alpha_co, centre=centre, others=others)
         self.classification = classification or F.cross_entropy
 
     def forward(

@@ -83,11 +83,15 @@ class SilkHead(nn.Module):
         *,
         task_fc: Sequence[int] = (1024, 32),  # nodes of the fully connected layers, may be empty
         dropout: float = 0.3,  # share of features dropped in training, 0 <= dropout < 1
+        standardise: bool = False,  # features to mean 0, deviation 1: see `set_standardisation`
+        cosine: float | None = None,  # logits are this times the cosine to a class vector
         seed: int | None = None,  # of the He initialisation; None: different every time
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), not {dropout!r}.")
+        if cosine is not None and not 0 < cosine < math.inf:
+            raise ValueError(f"cosine must be a finite scale above 0, not {cosine!r}.")
         self.in_features = _positive(in_features, "in_features")
         self.num_classes = _positive(num_classes, "num_classes", least=2)
         sizes = [in_features, *(_positive(nodes, "every entry of task_fc") for nodes in task_fc)]
@@ -100,6 +104,11 @@ class SilkHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.task_fc = nn.Sequential(*layers)
         self.classification = _he_linear(sizes[-1], num_classes, generator)
+        self.classification.bias.requires_grad_(cosine is None)
+        self.standardise, self.cosine = bool(standardise), cosine
+        if standardise:
+            self.register_buffer("shift", torch.zeros(in_features))
+            self.register_buffer("spread", torch.ones(in_features))
 
     def forward(
         self,
@@ -110,8 +119,32 @@ class SilkHead(nn.Module):
             raise ValueError(
                 f"features must be N×{self.in_features}, their shape is {tuple(features.shape)}."
             )
-        f_tfc = self.task_fc(self.dropout(self.relu(features)))
-        return SilkOutput(self.classification(self.relu(f_tfc)), unit_length(f_tfc))
+        f_rn = self.relu(features)
+        if self.standardise:
+            f_rn = (f_rn - self.shift) / self.spread
+        f_tfc = self.task_fc(self.dropout(f_rn))
+        return SilkOutput(self._classify(f_tfc), unit_length(f_tfc))
+
+    def _classify(self, f_tfc: Tensor) -> Tensor:
+        """Logits from f_tfc; without layers it has passed its ReLU already."""
+        hidden = self.relu(f_tfc) if len(self.task_fc) else f_tfc
+        if self.cosine is None:
+            return self.classification(hidden)
+        directions = unit_length(self.classification.weight)
+        return self.cosine * (unit_length(hidden) @ directions.T) + self.classification.bias
+
+    @torch.no_grad()
+    def set_standardisation(
+        self,
+        features: Tensor,  # N×in_features float, of the training images only
+    ) -> None:
+        """Take mean and deviation from `features`; a feature that never changes stays as it is."""
+        if not self.standardise:
+            raise ValueError("this head was made without standardise=True.")
+        f_rn = self.relu(features.double())
+        spread = f_rn.std(0, correction=0)
+        self.shift.copy_(f_rn.mean(0))
+        self.spread.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
 
 # %% ../nbs/06_model.ipynb #3068d2c3
 _NAMES = tuple(list_models(module=torchvision.models))

@@ -156,6 +156,10 @@ class RandomBatchSampler(ResumableSampler):
         super().__init__(labels, batch_size, seed)
         self._start = self._snapshot()
 
+    def class_shares(self) -> pd.Series:
+        "Expected share of each class in a batch: that of the labels, most frequent class first."
+        return self.counts / self.counts.sum()
+
     def _snapshot(self) -> dict[str, Tensor]:
         return {"generator": self._generator.get_state()}
 
@@ -343,6 +347,16 @@ class ClassBalancedBatchSampler(ResumableSampler):
         images = by_class.split(self._sizes.tolist())
         self._queues = [ImageQueue(i, self._generator) for i in images]
         self._start = self._snapshot()
+
+    def class_shares(self) -> pd.Series:
+        "Expected share of each class in a batch, most frequent class first: 1/K within Eq. 5."
+        shares, deck, left = pd.Series(0.0, index=self.counts.index), 0, self.batch_size
+        while left:
+            live = self.counts > deck
+            dealt = min(left, int(live.sum()))
+            shares[live] += dealt / live.sum()
+            deck, left = deck + 1, left - dealt
+        return shares / self.batch_size
 
     def _snapshot(self) -> dict[str, Tensor]:
         return {"generator": self._generator.get_state(),

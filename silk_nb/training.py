@@ -37,7 +37,8 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 0.0  # above 0 it is decoupled (AdamW)
     max_epochs: int = 200
-    patience: int = 8  # epochs without a lower validation loss before stopping
+    patience: int = 8  # epochs without a better one before stopping
+    select: str = "validation_loss"  # the lowest, as in the paper, or "validation_mean_f1", highest
     seed: int = 0  # of dropout
 
     def __post_init__(self) -> None:
@@ -49,6 +50,16 @@ class TrainingConfig:
             if getattr(self, name) != int(getattr(self, name)) or getattr(self, name) < 1:
                 raise ValueError(f"{name} must be a whole number from 1 on, "
                                  f"not {getattr(self, name)!r}.")
+        if self.select not in ("validation_loss", "validation_mean_f1"):
+            raise ValueError("select must be 'validation_loss' or 'validation_mean_f1', "
+                             f"not {self.select!r}.")
+
+    def cost(
+        self,
+        history: pd.DataFrame | dict,  # rows of a history, or one
+    ) -> pd.Series | float:  # what the best epoch has least of
+        """The validation loss, or minus the validation mean F1."""
+        return history[self.select] * (1 if self.select == "validation_loss" else -1)
 
 # %% ../nbs/08_training.ipynb #8f151327
 class NonFiniteLossError(ArithmeticError):
@@ -145,11 +156,13 @@ def _validate(network, data, loss, batch_size, device, epoch) -> dict[str, float
 # %% ../nbs/08_training.ipynb #afd5b1cc
 def _fingerprint(network, train, validation, loss, sampler, config) -> str:
     """What must be the same for a checkpoint to be gone on with."""
-    shapes = {name: list(p.shape) for name, p in network.named_parameters()}
-    weights = [loss.lambda_c, loss.lambda_aux, loss.auxiliary.alpha_sem, loss.auxiliary.alpha_co,
-               loss.auxiliary.centre]
+    shapes = {name: list(p.shape) for name, p in network.named_parameters() if p.requires_grad}
+    parts = [[type(m).__name__, sorted((k, v) for k, v in vars(m).items() if isinstance(
+        v, (int, float, str, dict)) and not k.startswith("_"))] for m in loss.modules()]
     digest = hashlib.sha256(json.dumps(
-        [asdict(config), shapes, weights, type(sampler).__name__, sampler.batch_size]).encode())
+        [asdict(config), shapes, parts, type(sampler).__name__, sampler.batch_size]).encode())
+    for value in loss.state_dict().values():
+        digest.update(value.cpu().numpy().tobytes())
     for data in (train, validation):
         digest.update(data.labels.numpy().tobytes())
         if isinstance(data, FeatureData):
@@ -183,8 +196,9 @@ def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
 class _Progress:
     """What changes from epoch to epoch, and how it is saved and brought back."""
 
-    def __init__(self, network, optimiser, sampler):
-        self.network, self.optimiser, self.sampler = network, optimiser, sampler
+    def __init__(self, network, loss, optimiser, sampler, config):
+        self.network, self.loss, self.optimiser = network, loss, optimiser
+        self.sampler, self.config = sampler, config
         self.history, self.waited, self.lowest = [], 0, math.inf
         self.best = self._copy()
 
@@ -192,11 +206,12 @@ class _Progress:
         return {k: v.detach().to("cpu", copy=True) for k, v in self.network.state_dict().items()}
 
     def record(self, row: dict) -> None:
-        """Take an epoch in; keep its weights if its validation loss is the lowest."""
+        """Take an epoch in; keep its weights if it is the best so far."""
         self.history.append(row)
         self.waited += 1
-        if row["validation_loss"] < self.lowest:
-            self.lowest, self.waited, self.best = row["validation_loss"], 0, self._copy()
+        cost = self.config.cost(row)
+        if cost < self.lowest:
+            self.lowest, self.waited, self.best = cost, 0, self._copy()
 
     def save(self, path: Path, fingerprint: str) -> None:
         """Write everything to `path`, whole or not at all."""
@@ -205,13 +220,14 @@ class _Progress:
         with atomic_write(path) as part:
             torch.save({
                 "fingerprint": fingerprint, "network": self._copy(), "best": self.best,
-                "optimiser": self.optimiser.state_dict(), "sampler": self.sampler.state_dict(),
+                "loss": self.loss.state_dict(), "optimiser": self.optimiser.state_dict(), "sampler": self.sampler.state_dict(),
                 "random": torch.get_rng_state(), "cuda": cuda,
                 "history": self.history, "waited": self.waited, "lowest": self.lowest}, part)
 
     def load(self, state: dict) -> None:
         """Take up the state of an interrupted training."""
         self.network.load_state_dict(state["network"])
+        self.loss.load_state_dict(state["loss"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.sampler.load_state_dict(state["sampler"])
         torch.set_rng_state(state["random"])
@@ -221,11 +237,14 @@ class _Progress:
         self.waited, self.lowest = state["waited"], state["lowest"]
 
 # %% ../nbs/08_training.ipynb #d5026ec2
-def _optimiser(network: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Adam on what is trained; AdamW where there is weight decay."""
+def _optimiser(network: nn.Module, loss: TotalLoss, config: TrainingConfig
+               ) -> torch.optim.Optimizer:
+    """Adam on what is trained, of the loss as well; AdamW where there is weight decay."""
     kind = torch.optim.AdamW if config.weight_decay else torch.optim.Adam
-    trained = [p for p in network.parameters() if p.requires_grad]
-    return kind(trained, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8,
+    groups = [{"params": [p for p in network.parameters() if p.requires_grad]}]
+    if centres := list(loss.parameters()):  # such as the centres of a centre loss: they never decay
+        groups.append({"params": centres, "weight_decay": 0.0})
+    return kind(groups, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8,
                 weight_decay=config.weight_decay)
 
 
@@ -253,15 +272,17 @@ def fit(
     device: str | torch.device = "cpu",
     quiet: bool = False,  # no progress bar
 ) -> pd.DataFrame:  # one row per epoch: losses, their parts, validation scores, diagnostics
-    """Train until the validation loss has not fallen for `patience` epochs; keep the best weights.
+    """Train until no epoch was better for `patience` epochs; keep the weights of the best one.
 
     The same seeds give the same result on a CPU, to the bit, also after an interruption.
     Raises `NonFiniteLossError`, and `ValueError` for a checkpoint of another training.
     """
     config, device = config or TrainingConfig(), torch.device(device)
     network.to(device)
-    optimiser = _optimiser(network, config)
-    progress, saved, told = _Progress(network, optimiser, sampler), time.monotonic(), False
+    loss.to(device)
+    optimiser = _optimiser(network, loss, config)
+    progress = _Progress(network, loss, optimiser, sampler, config)
+    saved, told = time.monotonic(), False
     path = None if checkpoint is None else Path(checkpoint)
     mark = path and _fingerprint(network, train, validation, loss, sampler, config)
     with _own_randomness(config.seed, device):
@@ -272,6 +293,9 @@ def fit(
             for epoch in bar:
                 if progress.waited >= config.patience:
                     break
+                for part in loss.modules():  # such as the start of deferred re-weighting
+                    if hasattr(part, "set_epoch"):
+                        part.set_epoch(epoch)
                 row = {"epoch": epoch, **_train_epoch(
                     network, train, loss, sampler, optimiser, device, epoch)}
                 row |= _validate(network, validation, loss, sampler.batch_size, device, epoch)
