@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['fit_logistic', 'NeighbourHead', 'fit_neighbours', 'FewNeighboursWarning', 'oversample', 'retrain_classifier',
-           'normalise_classifier', 'adjust_classifier']
+           'normalise_classifier', 'adjust_classifier', 'head_settings', 'build_head']
 
 # %% ../nbs/11_comparators.ipynb #151790e7
 import math
@@ -238,3 +238,36 @@ def adjust_classifier(
     shift = torch.where(prior > 0, prior, torch.ones_like(prior)).log()
     head.classification.bias.sub_((tau * shift).to(head.classification.bias))
     return head
+
+# %% ../nbs/11_comparators.ipynb #fe5e5742
+def head_settings(
+    head: nn.Module,  # a `SilkHead` or a `NeighbourHead`
+) -> dict:  # plain values, ready for JSON
+    """What `build_head` needs beside the tensors."""
+    if isinstance(head, NeighbourHead):
+        return {"kind": "NeighbourHead", "num_classes": head.num_classes}
+    layers = [m.out_features for m in head.task_fc if isinstance(m, nn.Linear)]
+    return {"kind": "SilkHead", "in_features": head.in_features, "num_classes": head.num_classes,
+            "task_fc": layers, "dropout": head.dropout.p, "standardise": head.standardise,
+            "cosine": head.cosine}
+
+
+def build_head(
+    settings: dict,  # from `head_settings`
+    state: dict[str, Tensor],  # the head's `state_dict`
+) -> nn.Module:  # in evaluation mode
+    """The head of these settings and tensors. Raises `ValueError` where they do not fit."""
+    given = dict(settings)
+    kind = given.pop("kind", None)
+    try:
+        if kind == "NeighbourHead":
+            head = NeighbourHead(state["known"], state["labels"], given["num_classes"],
+                                 int(state["neighbours"]))
+        elif kind == "SilkHead":
+            head = SilkHead(**given, seed=0)
+        else:
+            raise ValueError(f"there is no head {kind!r}")
+        head.load_state_dict(state)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"the stored head does not fit its settings: {error}") from error
+    return head.eval()
