@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RunConfig', 'check_once', 'Seen', 'Prepared', 'see_images', 'find_backbone', 'read_scores', 'run_experiment',
-           'prepare', 'given_features']
+           'prepare', 'given_features', 'EXPERIMENTS', 'find_experiment']
 
 # %% ../nbs/16_experiments.ipynb #071d9b79
 import dataclasses
@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torchvision
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from . import __version__
@@ -35,9 +35,10 @@ from .imbalance import balance_deviation, imbalance_ratio, minority_classes
 from .model import Backbone, SilkClassifier, SilkHead, load_backbone
 from .recipes import EXPERIMENTS, HEADS, Experiment, find_experiment
 from .report import standard_figures, write_report
-from .samplers import (ClassBalancedBatchSampler, RandomBatchSampler, ResumableSampler,
-                              largest_balanced_batch)
+from .samplers import ClassBalancedBatchSampler, ResumableSampler, largest_balanced_batch
 from .training import TrainingConfig, apply_network, fit
+
+_all_ = ["EXPERIMENTS", "find_experiment"]  # of silk_nb.recipes, at hand here too
 
 # %% ../nbs/16_experiments.ipynb #4b64f282
 @dataclass(frozen=True)
@@ -376,8 +377,9 @@ def _save_network(folder: Path, network: nn.Module, classes: list[str], seen: Se
              for name, value in network.state_dict().items()}
     notes = {"classes": classes, "backbone": seen.backbone,
              "head": head_settings(network.head if whole else network)}
+    content = save(state, metadata={"silk_nb": json.dumps(notes)})  # one entry: several have no order
     with atomic_write(folder / "weights.safetensors") as part:
-        save_file(state, part, metadata={"silk_nb": json.dumps(notes)})  # one: several are unordered
+        Path(part).write_bytes(content)
 
 # %% ../nbs/16_experiments.ipynb #88ee6249
 def find_backbone(

@@ -16,9 +16,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from .annotations import IMAGE_SUFFIXES
+from .comparators import build_head
 from .evaluation import plain_account
+from .experiments import read_scores
 from .features import ImageData
-from .model import SilkClassifier, load_backbone
+from .model import Backbone, SilkClassifier, load_backbone
 from .training import apply_network
 
 # %% ../nbs/17_predict.ipynb #a0084628
@@ -51,6 +53,21 @@ def read_header(
     return header
 
 # %% ../nbs/17_predict.ipynb #6cc00285
+def _backbone(folder: str | Path, run: dict, made: dict | None, weights: str | Path | None
+              ) -> Backbone:
+    """The backbone of a run, as it was before anything of it was trained."""
+    if made is None:
+        raise ValueError(f"{folder} was trained on features that were given, not on images: it has "
+                         "no backbone to look at images with.")
+    frozen, weights = run["trainable"] == "none", weights or run["weights"]
+    backbone = load_backbone(run["backbone"], weights if frozen else None, mean=made["mean"],
+                             std=made["std"], input_size=made["input_size"])
+    if frozen and backbone.fingerprint() != made["fingerprint"]:
+        raise ValueError(f"the backbone weights {weights} are not those that {folder} was trained "
+                         "with: give the same file as weights=.")
+    return backbone
+
+
 def load_run(
     folder: str | Path,  # a run folder
     *,
@@ -66,15 +83,15 @@ def load_run(
         classes = notes["classes"]
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
-    trained = run["trainable"] != "none"
-    backbone = load_backbone(run["backbone"], None if trained else weights or run["weights"],
-                             mean=notes["mean"], std=notes["std"], input_size=notes["input_size"])
-    if not trained and backbone.fingerprint() != notes["backbone"]:
-        raise ValueError(f"the backbone weights {weights or run['weights']} are not those that "
-                         f"{folder} was trained with: give the same file as weights=.")
-    model = SilkClassifier(len(classes), backbone, task_fc=run["task_fc"], dropout=run["dropout"],
-                           trainable="all" if trained else "none")
-    model.load_state_dict(state, strict=trained)
+    head = build_head(notes["head"], {name.removeprefix("head."): value
+                                      for name, value in state.items() if name.startswith("head.")})
+    backbone = _backbone(folder, run, notes["backbone"], weights)
+    if run["trainable"] != "none":
+        backbone.load_state_dict({name.removeprefix("backbone."): value for name, value
+                                  in state.items() if name.startswith("backbone.")})
+    model = SilkClassifier(len(classes), backbone, task_fc=(),
+                           trainable="none" if run["trainable"] == "none" else "all")
+    model.head = head
     return Run(Path(folder), header, classes, model.eval())
 
 # %% ../nbs/17_predict.ipynb #abd8c78f
@@ -122,7 +139,6 @@ def evaluate_run(
     """Scores of a finished run, as stored. Raises as `read_header` does."""
     read_header(folder)
     folder = Path(folder)
-    scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    scores = {name: float("nan") if v is None else v for name, v in scores.items()}
+    scores = read_scores(folder / "metrics.json")
     per_class = pd.read_csv(folder / "per_class.csv", index_col="class", keep_default_na=False)
     return scores, per_class, plain_account(per_class, scores)

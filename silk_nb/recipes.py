@@ -6,7 +6,6 @@
 __all__ = ['EXPERIMENTS', 'HEADS', 'COMPARATORS', 'GROUPS', 'Experiment', 'find_experiment', 'expand_names']
 
 # %% ../nbs/15_recipes.ipynb #a8372c81
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 

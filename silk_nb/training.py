@@ -7,6 +7,7 @@ __all__ = ['TrainingConfig', 'NonFiniteLossError', 'CollapseWarning', 'apply_net
 
 # %% ../nbs/10_training.ipynb #3b7158f5
 import hashlib
+import io
 import json
 import math
 import pickle
@@ -217,12 +218,14 @@ class _Progress:
         """Write everything to `path`, whole or not at all."""
         device = next(self.network.parameters()).device
         cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.empty(0)
+        content = io.BytesIO()  # torch's own writer hides that the disk is full
+        torch.save({
+            "fingerprint": fingerprint, "network": self._copy(), "best": self.best,
+            "loss": self.loss.state_dict(), "optimiser": self.optimiser.state_dict(),
+            "sampler": self.sampler.state_dict(), "random": torch.get_rng_state(), "cuda": cuda,
+            "history": self.history, "waited": self.waited, "lowest": self.lowest}, content)
         with atomic_write(path) as part:
-            torch.save({
-                "fingerprint": fingerprint, "network": self._copy(), "best": self.best,
-                "loss": self.loss.state_dict(), "optimiser": self.optimiser.state_dict(), "sampler": self.sampler.state_dict(),
-                "random": torch.get_rng_state(), "cuda": cuda,
-                "history": self.history, "waited": self.waited, "lowest": self.lowest}, part)
+            Path(part).write_bytes(content.getbuffer())
 
     def load(self, state: dict) -> None:
         """Take up the state of an interrupted training."""

@@ -90,7 +90,7 @@ def test_demo_small_ends_with_a_table_and_a_report(told, tmp_path):
     (["train", "EMPTY", "--variable", "label"], "EMPTY"),
     (["train", "SILK", "--variable", "colour"], "no variable 'colour'; there are "),
     (["train", "SILK", "--variable", "technique", "--experiment", "C + seem"],
-     "no experiment 'C + seem'; there are \"C*\""),
+     "no experiment 'C + seem'; the names are C*, C, "),
     (["train", "SILK", "--variable", "technique", "--backbone", "resnet_152", *SMALL[2:]],
      "resnet152"),
     (["train", "SILK", "--variable", "technique", "--weights", "gone.safetensors"],

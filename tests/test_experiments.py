@@ -26,9 +26,9 @@ CONFIG = RunConfig("technique", "C + co + sem", backbone="shufflenet_v2_x0_5",
                    rare="merge")
 RESULTS = {"config.json", "split.csv", "rejected.csv", "history.csv", "weights.safetensors",
            "metrics.json", "per_class.csv", "predictions.csv", "confusion.csv", "figures",
-           "report.html"}
-DETERMINED = ["split.csv", "history.csv", "weights.safetensors", "metrics.json", "per_class.csv",
-              "predictions.csv", "confusion.csv"]
+           "report.html", "validation.json"}
+DETERMINED = ["split.csv", "history.csv", "weights.safetensors", "validation.json", "metrics.json",
+              "per_class.csv", "predictions.csv", "confusion.csv"]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_table_3():
         "C + co": ("balanced", 1, 0, 1), "C + co + sem": ("balanced", 1, 0.5, 0.5)}
     assert {e.lambda_c for e in EXPERIMENTS.values()} == {1}
     assert find_experiment("C*+co +sem").name == "C* + co + sem"
-    with pytest.raises(ValueError, match=r'no experiment .C \+ seem.; there are "C\*", "C", "C\*'):
+    with pytest.raises(ValueError, match=r'no experiment .C \+ seem.; .*Table 3: "C\*", "C", "C\*'):
         find_experiment("C + seem")
 
 
@@ -271,14 +271,14 @@ def test_the_test_set_takes_no_part_in_training(run, silk_table, silk_cache, tmp
     """Other test features change the predictions, but neither history nor weights."""
     import silk_nb.experiments as module
 
-    plain = module._load
+    plain = module._parts
 
     def shifted(*args):
         data = plain(*args)
         data["test"].features = -data["test"].features
         return data
 
-    monkeypatch.setattr(module, "_load", shifted)
+    monkeypatch.setattr(module, "_parts", shifted)
     run_experiment(silk_table, tmp_path / "other", CONFIG, cache=silk_cache, quiet=True)
     same = ["split.csv", "history.csv", "weights.safetensors"]
     assert contents(tmp_path / "other", same) == contents(run, same)

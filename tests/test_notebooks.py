@@ -84,8 +84,10 @@ def test_exported_cells_are_short_and_public_names_are_documented(path):
     for cell in cells(path, "code"):
         if "#| export" not in source(cell):
             continue
-        assert len(source(cell).splitlines()) <= 60, source(cell)[:80]
-        for node in ast.parse(source(cell)).body:
+        body = ast.parse(source(cell)).body
+        most = 80 if any(isinstance(node, ast.ClassDef) for node in body) else 60
+        assert len(source(cell).splitlines()) <= most, source(cell)[:80]
+        for node in body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
                 assert ast.get_docstring(node), node.name
                 if isinstance(node, ast.FunctionDef):
