@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AUXILIARY_LOSSES', 'CentreLoss', 'ContrastiveCentreLoss', 'SupervisedContrastiveLoss']
 
-# %% ../nbs/06_auxiliaries.ipynb #e4db49e0
+# %% ../nbs/06_auxiliaries.ipynb #38b29b06
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .losses import unit_length
 
-# %% ../nbs/06_auxiliaries.ipynb #c6ccc590
+# %% ../nbs/06_auxiliaries.ipynb #7593d817
 def _above_zero(value: Any, name: str) -> float:
     """A finite number above 0, or a ValueError."""
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < float("inf"):
@@ -41,7 +41,7 @@ def _in_full(embeddings: Tensor) -> Tensor:
     """Embeddings in float32, or in float64 if that is what they are."""
     return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
 
-# %% ../nbs/06_auxiliaries.ipynb #893fc909
+# %% ../nbs/06_auxiliaries.ipynb #528472ae
 class _CentreBase(nn.Module):
     """K learned centres, which start on the unit sphere; arguments as in `CentreLoss`."""
 
@@ -60,13 +60,14 @@ class _CentreBase(nn.Module):
         _check_embeddings(embeddings, labels)
         classes, dim = self.centres.shape
         if embeddings.shape[1] != dim:
-            raise ValueError(f"embeddings have {embeddings.shape[1]} dimensions, the centres {dim}.")
+            raise ValueError(f"embeddings have {embeddings.shape[1]} dimensions, "
+                             f"the centres {dim}.")
         low, high = (int(end) for end in labels.aminmax()) if len(labels) else (0, 0)
         if low < 0 or high >= classes:
             raise ValueError(f"labels must lie between 0 and {classes - 1}, "
                              f"not between {low} and {high}.")
 
-# %% ../nbs/06_auxiliaries.ipynb #8a92e7f3
+# %% ../nbs/06_auxiliaries.ipynb #2d5b51dc
 class CentreLoss(_CentreBase):
     """Half the mean squared distance to the learned centre of the class (Wen et al. 2016, Eq. 2).
 
@@ -95,7 +96,7 @@ class CentreLoss(_CentreBase):
             own = self.centres.to(x)[labels.to(x.device, torch.int64)]
             return 0.5 * (x - own).square().sum() / max(len(x), 1)
 
-# %% ../nbs/06_auxiliaries.ipynb #6acb58b5
+# %% ../nbs/06_auxiliaries.ipynb #6a7e19c7
 class ContrastiveCentreLoss(_CentreBase):
     """Half the squared distance to the own centre over those to all others + δ (Qi & Su 2017).
 
@@ -129,7 +130,7 @@ class ContrastiveCentreLoss(_CentreBase):
             others = square.scatter(1, y, 0.0).sum(1, keepdim=True)
             return 0.5 * (square.gather(1, y) / (others + self.delta)).sum() / max(len(x), 1)
 
-# %% ../nbs/06_auxiliaries.ipynb #83ca1eed
+# %% ../nbs/06_auxiliaries.ipynb #a00fb7d3
 def _library_loss(temperature: float) -> nn.Module:
     """SupConLoss of pytorch-metric-learning: dot products as they are, summed over anchors."""
     try:
@@ -170,7 +171,7 @@ class SupervisedContrastiveLoss(nn.Module):
             anchors = (members[member] > 1).sum().clamp_min(1)  # those that have a positive
             return self.library(x, labels.to(x.device)) / anchors.to(x)
 
-# %% ../nbs/06_auxiliaries.ipynb #bcd4231c
+# %% ../nbs/06_auxiliaries.ipynb #c59e4f27
 def _contrastive(num_classes: int, dim: int, seed: int = 0, **options: Any) -> nn.Module:
     """The supervised contrastive loss, which knows neither classes, dimension nor seed."""
     return SupervisedContrastiveLoss(**options)
