@@ -76,6 +76,8 @@ class RunConfig:
         experiment = find_experiment(self.experiment)
         usual = {field.name: field.default for field in dataclasses.fields(self)}
         chosen = {k: v for k, v in HEADS[experiment.head].items() if getattr(self, k) == usual[k]}
+        if experiment.classification == "LDAM-DRW" and self.select == usual["select"]:
+            chosen["select"] = "validation_mean_f1"  # its loss changes its meaning on the way
         settled = dataclasses.replace(self, experiment=experiment.name, **chosen)
         frozen = {"standardised features": settled.standardise, "SMOTE": experiment.oversampling,
                   "a classifier without network": experiment.without_network,

@@ -49,9 +49,11 @@ class Experiment:
         """The loss of this experiment. `counts` is wanted by all losses but cross entropy."""
         if self.classification != "CE" and counts is None:
             raise ValueError(f"the loss of {self.name!r} wants the class counts of the batches.")
-        classification = None
+        classification, more = None, {}
+        if self.classification == "LDAM-DRW":
+            more["defer_until"] = 10  # not 160 as published: early stopping never gets that far
         if self.classification != "CE":
-            classification = CLASSIFICATION_LOSSES[self.classification](counts)
+            classification = CLASSIFICATION_LOSSES[self.classification](counts, **more)
         others = {}
         if self.other:
             classes = 2 if counts is None else len(counts)
