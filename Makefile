@@ -37,3 +37,4 @@ docs: $(READY)
 	@command -v quarto >/dev/null || \
 	  { echo "The site needs quarto ≥ 1.4: see https://quarto.org/docs/get-started/"; exit 1; }
 	$(BIN)/nbdev_docs
+	$(BIN)/python tools/readme.py  # nbdev has written a README of its own

@@ -51,6 +51,8 @@ class TrainingConfig:
             if getattr(self, name) != int(getattr(self, name)) or getattr(self, name) < 1:
                 raise ValueError(f"{name} must be a whole number from 1 on, "
                                  f"not {getattr(self, name)!r}.")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, not {self.seed!r}.")
         if self.select not in ("validation_loss", "validation_mean_f1"):
             raise ValueError("select must be 'validation_loss' or 'validation_mean_f1', "
                              f"not {self.select!r}.")
@@ -188,7 +190,9 @@ def _read_checkpoint(path: Path, fingerprint: str) -> dict:
 @contextmanager
 def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Random numbers of dropout from `seed`; the caller's random state is left alone."""
-    cuda = [device.index or 0] if device.type == "cuda" else []
+    cuda = []
+    if device.type == "cuda":
+        cuda = [torch.cuda.current_device() if device.index is None else device.index]
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
         yield
@@ -235,7 +239,8 @@ class _Progress:
         self.sampler.load_state_dict(state["sampler"])
         torch.set_rng_state(state["random"])
         if state["cuda"].numel():
-            torch.cuda.set_rng_state(state["cuda"])
+            device = next(self.network.parameters()).device
+            torch.cuda.set_rng_state(state["cuda"], device)
         self.history, self.best = state["history"], state["best"]
         self.waited, self.lowest = state["waited"], state["lowest"]
 

@@ -1,0 +1,246 @@
+"""Studies: every name runs, nothing is lost by any interruption, and no folder is spoilt."""
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import silk_nb.study as module
+from silk_nb.comparators import FewNeighboursWarning
+from silk_nb.experiments import RunConfig, given_features, read_scores
+from silk_nb.recipes import expand_names
+from silk_nb.study import (
+    StudyBusyError,
+    UnfinishedStudyError,
+    collect_predictions,
+    collect_study,
+    plan_study,
+    read_study,
+    run_study,
+)
+
+CONFIG = RunConfig("", task_fc=(16, 4), batch_size=None, max_epochs=4)
+WHAT = (["kind", "shade"], ["C*", "C + co + sem"], 2)
+DETERMINED = ("results.csv", "metrics.json", "validation.json", "history.csv", "split.csv",
+              "weights.safetensors", "predictions.csv", "per_class.csv", "confusion.csv")
+
+
+def made_up(rows=240):
+    """A label table of two variables, with features that tell a little of the labels."""
+    rng = np.random.default_rng(0)
+    kind = rng.choice(["tabby", "velvet", "damask", "twill"], rows, p=[0.6, 0.2, 0.12, 0.08])
+    shade = rng.choice(["red", "blue", "green"], rows, p=[0.7, 0.2, 0.1])
+    table = pd.DataFrame({"image": [f"no/such/{i:03}.jpg" for i in range(rows)],
+                          "group": [f"object {i // 2}" for i in range(rows)],
+                          "kind": pd.Categorical(kind), "shade": pd.Categorical(shade)})
+    centres = rng.normal(size=(7, 12))
+    codes = table["kind"].cat.codes.to_numpy(), 4 + table["shade"].cat.codes.to_numpy()
+    inputs = np.abs(centres[codes[0]] + centres[codes[1]] + rng.normal(size=(rows, 12)))
+    colours = rng.integers(1, 40, (rows, 25))
+    return table, given_features(table, torch.tensor(inputs, dtype=torch.float32),
+                                 torch.tensor(colours, dtype=torch.float32))
+
+
+TABLE, PREPARED = made_up()
+
+
+def study(folder, what=WHAT, **more):
+    more.setdefault("config", CONFIG)
+    return run_study(TABLE, folder, *what, prepared=PREPARED, quiet=True, **more)
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*"))
+            if p.name in DETERMINED}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "study"
+    return folder, study(folder)
+
+
+def test_a_study_is_whole_and_its_runs_pair_up(whole):
+    folder, results = whole
+    assert len(results) == 8 and results.notna().all(axis=None)
+    for row in results.to_dict("records"):
+        assert row["mean_f1"] == read_scores(folder / row["folder"] / "metrics.json")["mean_f1"]
+    said = collect_predictions(folder)
+    for _, one in said.groupby(["variable", "seed"]):
+        images = [rows["image"].tolist() for _, rows in one.groupby("experiment")]
+        assert images[0] == images[1]
+    splits = {p.read_bytes() for p in folder.rglob("split.csv")}
+    assert len(splits) == 4  # one per variable and seed
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "results.csv"), results)
+    header = read_study(folder)
+    assert header["study"]["experiments"] == ["C*", "C + co + sem"]
+    assert {"torch", "silk_nb", "python"} <= set(header["versions"])
+
+
+def test_what_is_done_is_not_done_again(whole, monkeypatch):
+    folder, results = whole
+    monkeypatch.setattr(module, "_one_run", lambda *a: pytest.fail("a run was done again"))
+    pd.testing.assert_frame_equal(study(folder), results)
+
+
+@pytest.mark.parametrize("name", expand_names(["all"]))
+def test_every_name_runs_to_its_end(name, tmp_path):
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FewNeighboursWarning)
+        results = study(tmp_path / "s", (["kind"], [name], 1))
+    row = results.iloc[0]
+    assert row["experiment"] == name and 0 < row["overall_accuracy"] <= 1
+    weights = tmp_path / "s" / row["folder"] / "weights.safetensors"
+    assert weights.stat().st_size > 100
+    assert json.loads((weights.parent / "config.json").read_text())["run"]["experiment"] == name
+
+
+def _child(folder):
+    torch.set_num_threads(1)
+    study(folder)
+
+
+def test_twenty_kills_change_nothing(tmp_path):
+    """Processes fork from a server that has imported everything, so that kills hit the work."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_study"])
+    start = context.Process(target=_child, args=(tmp_path / "whole",))
+    start.start()
+    start.join(300)
+    assert start.exitcode == 0
+    began = time.monotonic()
+    start = context.Process(target=_child, args=(tmp_path / "timed",))
+    start.start()
+    start.join(300)
+    length, kills, rng = time.monotonic() - began, 0, random.Random(0)
+    for _ in range(20):
+        process = context.Process(target=_child, args=(tmp_path / "killed",))
+        process.start()
+        time.sleep(rng.uniform(0.02, 0.25) * length)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(60)
+        kills += process.exitcode == -signal.SIGKILL
+    process = context.Process(target=_child, args=(tmp_path / "killed",))
+    process.start()
+    process.join(300)
+    assert process.exitcode == 0 and kills >= 10
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_a_second_study_on_the_folder_says_so(tmp_path, monkeypatch):
+    plain, told, what = module._one_run, [], (["kind"], ["C*"], 1)
+
+    def meddled(*job):
+        if not told:
+            began = time.monotonic()
+            with pytest.raises(StudyBusyError, match="another study is at work"):
+                study(tmp_path / "s", what, wait=0.2)
+            told.append(time.monotonic() - began)
+            assert len(collect_study(tmp_path / "s")) == 0  # can be looked at meanwhile
+        return plain(*job)
+
+    monkeypatch.setattr(module, "_one_run", meddled)
+    assert len(study(tmp_path / "s", what)) == 1 and told[0] >= 0.2
+
+
+@pytest.mark.parametrize("change,word", [
+    ({"config": replace(CONFIG, learning_rate=0.01)}, "learning_rate"),
+    ({"what": (["kind"], ["C*", "C + co + sem"], 2)}, "variables"),
+    ({"what": (["kind", "shade"], ["C*"], 2)}, "experiments"),
+    ({"what": (["kind", "shade"], ["C*", "C + co + sem"], 3)}, "seeds"),
+])
+def test_another_study_is_refused_and_nothing_is_changed(change, word, whole):
+    folder, _ = whole
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    with pytest.raises(FileExistsError, match=f"another study, which differs in .*{word}"):
+        study(folder, **change)
+    fewer = given_features(TABLE[:-2], *(t[:-2] for t in PREPARED.seen[1:3]))
+    with pytest.raises(FileExistsError, match="differs in data"):
+        run_study(TABLE[:-2], folder, *WHAT, config=CONFIG, prepared=fewer, quiet=True)
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+
+
+def test_mistakes_leave_no_folder(tmp_path):
+    for what, word in ((["colour"], ["C*"], 1), "no variable 'colour'"), (
+            (["kind"], ["C + seem"], 1), "no experiment"), ((["kind"], ["C*"], 0), "seed"), (
+            (["kind"], ["SMOTE + co"], 1), "no colours"):
+        with pytest.raises(ValueError, match=word):
+            study(tmp_path / "s", what)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds other things"):
+        study(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+    with pytest.raises(ValueError, match="is not a study folder"):
+        collect_study(tmp_path)
+
+
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
+    """Batches of 100 cannot be balanced, so the balanced experiments fail, and the others end."""
+    with pytest.raises(UnfinishedStudyError, match=r"2 of 4 runs in .* failed.*Eq\. 5"):
+        study(tmp_path / "s", (["kind"], ["C", "C*"], 2), config=replace(CONFIG, batch_size=140))
+    assert collect_study(tmp_path / "s")["experiment"].tolist() == ["C*", "C*"]
+
+
+def _die(*_):
+    os._exit(1)
+
+
+def test_workers_that_die_for_good(tmp_path, whole):
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver"),
+                             initializer=_die) as pool:
+        with pytest.raises(UnfinishedStudyError, match="0 of 8 runs in .* are done: the same call"):
+            study(tmp_path / "s", executor=pool)
+    study(tmp_path / "s")
+    pd.testing.assert_frame_equal(collect_study(tmp_path / "s"), whole[1])
+
+
+def test_dask_with_a_worker_killed_half_way(tmp_path, whole, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    killed = []
+
+    def kill_one(*_):
+        if not killed and len(collect_study(tmp_path / "s")) >= 2:
+            worker = next(iter(cluster.workers.values()))
+            os.kill(worker.process.process.pid, signal.SIGKILL)
+            killed.append(worker)
+        return plain(*_)
+
+    plain = module.write_table
+    monkeypatch.setattr(module, "write_table", kill_one)
+    with distributed.LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None,
+                                  worker_dashboard_address=None) as cluster:
+        with distributed.Client(cluster) as client:
+            results = study(tmp_path / "s", executor=client.get_executor())
+    assert killed
+    assert len(results) == 8 and not results.duplicated(["variable", "experiment", "seed"]).any()
+    pd.testing.assert_frame_equal(results, whole[1])
+
+
+def test_plan():
+    plan = plan_study(["a b", "c"], ["paper", "LA+sem"], [3, 5])
+    assert len(plan) == 2 * 9 * 2 and plan["folder"].is_unique
+    assert plan["folder"].iloc[0] == "runs/a_b/C_random/seed_3"
+    with pytest.raises(ValueError, match="punctuation"):
+        plan_study(["a-b", "a b"], ["C"], 1)
+    with pytest.raises(ValueError, match="each once"):
+        plan_study(["a"], ["C"], [1, 1])
+
+
+def test_the_study_imports_without_the_extra(tmp_path):
+    code = ("import sys\nfor n in ('distributed', 'dask', 'imblearn', 'scikit_posthocs'):\n"
+            "    sys.modules[n] = None\nimport silk_nb.study, silk_nb.statistics")
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
