@@ -559,7 +559,8 @@ class SilkClassifier(nn.Module):
         dropout: float = 0.3,  # share of features dropped in training
         standardise: bool = False,  # as in `SilkHead`
         cosine: float | None = None,  # as in `SilkHead`
-        trainable: str | int = "none",  # of the backbone: "none", "all", or the last n blocks
+        trainable: str | int | None = None,  # "none", "all", or the last n blocks of the backbone;
+        # None: "none" with pretrained weights, "all" with weights=None
         mean: float | Sequence[float] | None = None,  # as in `load_backbone`
         std: float | Sequence[float] | None = None,  # as in `load_backbone`
         input_size: int | None = None,  # as in `load_backbone`
@@ -571,6 +572,8 @@ class SilkClassifier(nn.Module):
                 backbone, weights, mean=mean, std=std, input_size=input_size, seed=seed)
         elif not (mean is None and std is None and input_size is None):
             raise ValueError("mean, std and input_size belong to the backbone that was given.")
+        if trainable is None:  # random numbers must not be frozen
+            trainable = "none" if backbone.pretrained else "all"
         self.backbone = backbone.set_trainable(trainable)
         self.head = SilkHead(
             backbone.out_features, num_classes, task_fc=task_fc, dropout=dropout,

@@ -394,10 +394,19 @@ def test_trainable_can_be_changed_and_counts_the_parameters(small):
     assert parameter_table(model).loc["total", "parameters"] == total
 
 
-@pytest.mark.parametrize("trainable", [0, -1, 21, 1.5, True, "some", "2", None])
+@pytest.mark.parametrize("trainable", [0, -1, 21, 1.5, True, "some", "2"])
 def test_bad_trainable(small, trainable):
     with pytest.raises(ValueError, match="trainable"):
         SilkClassifier(3, small, trainable=trainable)
+
+
+def test_by_default_only_a_pretrained_backbone_is_frozen(small):
+    random = SilkClassifier(5, SMALL, weights=None, seed=0)
+    assert random.trainable == "all"
+    assert all(p.requires_grad for p in random.backbone.parameters())
+    assert SilkClassifier(5, load_backbone(SMALL, None, seed=0)).trainable == "all"
+    assert SilkClassifier(5, small).trainable == "none"
+    assert not any(p.requires_grad for p in small.parameters())
 
 
 @pytest.mark.parametrize("trainable", ["none", 1])
