@@ -331,13 +331,22 @@ def _read_master(path: Path, text: str, group: str | None, folder: Path) -> list
     return frames
 
 # %% ../nbs/01_annotations.ipynb #4e00f957
+_ITEM = r"""u?'(?:[^'\\]|\\.)*'|u?"(?:[^"\\]|\\.)*"|[^\s,'"\[\](){}]+"""
+_LIST = re.compile(rf"\[[\s,]*(?:(?:{_ITEM})(?:[\s,]+|(?=\])))*\]", re.DOTALL)
+
+
 def _parse_list(cell: str) -> list[str]:
-    "A cell like ['a', 'b'] as the distinct texts in it; a bare text is a list of one."
+    """A cell like ['a', 'b'] as the distinct texts in it; a bare text is a list of one.
+
+    So is ['a' 'b'], as numpy prints it, which Python itself would read as the one text ab."""
     cell = cell.strip()
-    if cell.startswith("["):
-        items = [] if re.fullmatch(r"\[[\s,]*(nan[\s,]*)*\]", cell) else ast.literal_eval(cell)
-    else:
+    if not cell.startswith("["):
         items = [cell]
+    elif _LIST.fullmatch(cell):
+        items = [item for item in re.findall(_ITEM, cell[1:-1], re.DOTALL) if item not in MISSING]
+        items = [ast.literal_eval(item) for item in items]
+    else:
+        raise ValueError("not a list")
     if not all(isinstance(item, str | int | float | None) for item in items):
         raise ValueError("not a list of texts")
     return [item for item in dict.fromkeys(str(item).strip() for item in items)

@@ -550,7 +550,27 @@ def test_export(write, tmp_path):
     assert table["group"].tolist() == ["o1", "o1", "o2"]
 
 
-@pytest.mark.parametrize("cell", ["['FR'", "[__import__('os').getcwd()]", "[[1, 2]]", "[{}]",
+@pytest.mark.parametrize("cell,found", [
+    ("['a.jpg' 'b.jpg']", ["a.jpg", "b.jpg"]),  # numpy's print, which Python concatenates
+    ("['a'\n 'b, c'\t\"it's\"]", ["a", "b, c", "it's"]),
+    ("['FR', nan]", ["FR"]), ("[nan 'FR' None]", ["FR"]), ("[nan, nan]", []), ("[]", []),
+    ("['FR', 'FR',]", ["FR"]), ("[u'a', 2, 1.5]", ["a", "2", "1.5"]), ("bare [text]", ["bare [text]"]),
+    (r"['it\'s ]', 'b']", ["it's ]", "b"]),
+])
+def test_lists_in_cells(cell, found):
+    assert annotations._parse_list(cell) == found
+
+
+def test_export_printed_by_numpy_keeps_several_labels_apart(write):
+    path = write("t.csv", EXPORT + """o1,v,[],['a.jpg' 'b.jpg'],,['FR' 'ES'],"['x', nan]",[],[],[]
+""")
+    with pytest.warns(SeveralLabelsWarning, match="place_country_code 2$"):
+        table = read_annotations(path)
+    assert labels(table, "place") == {"a.jpg": None, "b.jpg": None}
+    assert labels(table, "time") == {"a.jpg": "x", "b.jpg": "x"}
+
+
+@pytest.mark.parametrize("cell", ["['a''b']", "['a' ... 'b']", "[b'a']", "['a'] ['b']", "[FR, ES]", "['FR'","[__import__('os').getcwd()]", "[[1, 2]]", "[{}]",
                                   "[" * 5000])
 def test_faulty_export(write, cell):
     path = write("t.csv", EXPORT + "o1,v,[],['a.jpg'],,['FR'],[],[],[],[]\n"
