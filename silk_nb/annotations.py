@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MISSING', 'IMAGE_NAMES', 'GROUP_NAMES', 'IMAGE_SUFFIXES', 'SPLITS', 'atomic_write', 'write_table',
            'UnreadableImageError', 'ImageTooLargeError', 'open_image', 'check_images', 'SeveralLabelsWarning',
-           'DuplicateImageWarning', 'read_annotations', 'choose_variable', 'SmallClassWarning', 'split_annotations',
-           'plot_split']
+           'DuplicateImageWarning', 'UnclearLabelWarning', 'read_annotations', 'choose_variable', 'SmallClassWarning',
+           'split_annotations', 'plot_split']
 
 # %% ../nbs/01_annotations.ipynb #0a05fde3
 import ast
@@ -16,6 +16,7 @@ import itertools
 import os
 import re
 import secrets
+import unicodedata
 import warnings
 from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -171,7 +172,7 @@ def check_images(
     return table[~table["image"].isin(bad)].reset_index(drop=True), listed
 
 # %% ../nbs/01_annotations.ipynb #5514b5cc
-MISSING = ("", "nan", "NaN", "None", "NULL")  # cells that stand for "not known"
+MISSING = ("", "nan", "none", "null", "<na>", "#n/a")  # in any case of letters: "not known"
 IMAGE_NAMES = ("image", "image_file", "image_path", "file", "filename", "path", "img")
 GROUP_NAMES = ("group", "object", "obj")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm",
@@ -256,16 +257,21 @@ def _listed(names) -> str:
     return ", ".join(map(repr, names))
 
 
-def _labels(values: Sequence[str]) -> pd.Series:
+def _texts(values: Sequence[str]) -> pd.Series:
     "Text without blanks around it, missing where a cell says so."
     values = pd.Series(values, dtype="str").str.strip()
-    return values.mask(values.isin(MISSING))
+    return values.mask(values.str.lower().isin(MISSING))
+
+
+def _labels(values: Sequence[str]) -> pd.Series:
+    "Texts in the one Unicode form NFC: an é may be one character or two and is one label."
+    return _texts(values).str.normalize("NFC")
 
 
 def _raw_frame(cells: _Cells, image: str, group: str | None, names: dict[str, str],
                folder: Path) -> pd.DataFrame:
     "Cells as a frame of #image, #group and variables; `names`: variable -> its column."
-    images = _labels(cells.columns[image])
+    images = _texts(cells.columns[image])  # as written: file names may be in another form
     if images.isna().any():
         line = cells.lines[int(np.argmax(images.isna()))]
         raise ValueError(f"{cells.path}, row {line}: no image in the column {image!r}")
@@ -343,14 +349,14 @@ def _parse_list(cell: str) -> list[str]:
     if not cell.startswith("["):
         items = [cell]
     elif _LIST.fullmatch(cell):
-        items = [item for item in re.findall(_ITEM, cell[1:-1], re.DOTALL) if item not in MISSING]
-        items = [ast.literal_eval(item) for item in items]
+        items = [ast.literal_eval(item) for item in re.findall(_ITEM, cell[1:-1], re.DOTALL)
+                 if item.lower() not in MISSING]
     else:
         raise ValueError("not a list")
     if not all(isinstance(item, str | int | float | None) for item in items):
         raise ValueError("not a list of texts")
     return [item for item in dict.fromkeys(str(item).strip() for item in items)
-            if item not in MISSING]
+            if item.lower() not in MISSING]
 
 
 def _parse_lists(cells: _Cells, column: str) -> list[list[str]]:
@@ -421,7 +427,7 @@ def _read_folders(folder: Path) -> pd.DataFrame:
                          f"so there is one class only{hint}")
     images, labels = zip(*rows, strict=True)
     raw = pd.DataFrame({"#image": [os.path.abspath(i) for i in images], "#group": None,
-                        "label": pd.Series(labels, dtype="str")})
+                        "label": pd.Series(labels, dtype="str").str.normalize("NFC")})
     raw.index = pd.MultiIndex.from_arrays([images, [0] * len(raw)])
     return raw
 
@@ -474,6 +480,31 @@ def _merge_rows(raw: pd.DataFrame) -> pd.DataFrame:
         raw = raw.groupby("#image", sort=False).first().reset_index()
     return raw.reset_index(drop=True)
 
+# %% ../nbs/01_annotations.ipynb #3c5e7a11
+class UnclearLabelWarning(UserWarning):
+    "Cells that say NA or N/A: a label, such as Namibia, or not known? They are kept as labels."
+
+
+def _set_missing(raw: pd.DataFrame, missing: str | Sequence[str] | None,
+                 where: str) -> pd.DataFrame:
+    "Make missing what the caller says; without a word from the caller, warn of NA."
+    names = raw.columns.drop("#image")
+    if missing is not None:
+        said = [missing] if isinstance(missing, str) else list(missing)
+        said = [unicodedata.normalize("NFC", text.strip()) for text in said]
+        return raw.assign(**{name: raw[name].mask(raw[name].isin(said)) for name in names})
+    in_table = raw.index.get_level_values(1) > 0  # the name of a class folder is no cell
+    for name in names:
+        cells = raw[name][in_table].dropna()
+        if (unclear := cells[cells.isin(("NA", "N/A"))]).size:
+            text, (file, row) = unclear.iloc[0], unclear.index[0]
+            what = "the groups" if name == "#group" else repr(name)
+            warnings.warn(f"{where}: {unclear.size} cells of {what} say {text!r}, first {file}, "
+                          f"row {row}, and are kept as they are; say missing={text!r} if that means "
+                          "not known, missing=() if not", UnclearLabelWarning, stacklevel=3)
+    return raw
+
+
 # %% ../nbs/01_annotations.ipynb #e5a7f4ac
 _UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
@@ -491,11 +522,13 @@ def read_annotations(
     group: str | None = None,  # name of the group column; by default one of `GROUP_NAMES`
     variables: str | Sequence[str] | None = None,  # which variables, in this order; default all
     image_dir: str | Path | None = None,  # what image paths are relative to; default: the table
+    missing: str | Sequence[str] | None = None,  # further texts for "not known", beside `MISSING`
 ) -> pd.DataFrame:  # image (full path), group, then a categorical column per variable
     """Read a CSV or TSV, a folder per class, SILKNOW lists or the export `total_post.csv`.
 
     Missing labels are NaN. Several labels of one image for one variable count as missing, with a
-    `SeveralLabelsWarning`. Whether the images exist is left to `check_images`.
+    `SeveralLabelsWarning`. `NA` and `N/A` are labels, with an `UnclearLabelWarning`, unless
+    `missing=` names them; `missing=()` keeps them without a word. Whether the images exist is left to `check_images`.
     Raises FileNotFoundError and ValueError that name file and row: unknown columns, rows of the
     wrong length, contradicting labels for one image, no labels at all, files that are no tables."""
     sources = [source] if isinstance(source, str | Path) else list(source)
@@ -509,7 +542,8 @@ def read_annotations(
     if not known:
         raise ValueError(f"{where}: images, but no column with labels")
     chosen = _chosen(known, variables, where)
-    raw = _merge_rows(raw[["#image", "#group", *chosen]])
+    raw = _set_missing(raw[["#image", "#group", *chosen]], missing, where)
+    raw = _merge_rows(raw)
     if raw[chosen].isna().all(axis=None):
         raise ValueError(f"{where}: no labels at all for {_listed(chosen)}")
     table = pd.DataFrame({"image": raw["#image"],

@@ -2,6 +2,7 @@
 import json
 import os
 import pickle
+import re
 import struct
 import time
 import warnings
@@ -19,6 +20,7 @@ from silk_nb.annotations import (
     ImageTooLargeError,
     SeveralLabelsWarning,
     SmallClassWarning,
+    UnclearLabelWarning,
     UnreadableImageError,
     atomic_write,
     check_images,
@@ -379,6 +381,45 @@ def test_things_that_are_no_tables(write, tmp_path):
         read_annotations(tmp_path / "a.jpg")
     with pytest.raises(ValueError, match="list of sources is empty"):
         read_annotations([])
+
+
+def test_ways_to_say_not_known(write):
+    words = ["NAN", "Null", "NONE", "<NA>", "#N/A", "nil"]
+    path = write("a.csv", "image,kind\n0.jpg,x\n"
+                 + "".join(f"{n}.jpg,{word}\n" for n, word in enumerate(words, 1)))
+    assert list(labels(read_annotations(path), "kind").values()) == ["x", *[None] * 5, "nil"]
+    found = read_annotations(path, missing="nil")
+    assert list(labels(found, "kind").values()) == ["x", *[None] * 6]
+
+
+def test_na_is_a_label_and_a_warning(write, tmp_path):
+    path = write("a.csv", "image,object,place\na.jpg,o,NA\nb.jpg,p,ZA\nc.jpg,NA,NA\n")
+    with pytest.warns(UnclearLabelWarning) as caught:
+        table = read_annotations(path)
+    assert list(labels(table, "place").values()) == ["NA", "ZA", "NA"]
+    messages = [str(w.message) for w in caught]
+    assert len(messages) == 2 and "1 cells of the groups say 'NA'" in messages[0]
+    assert re.search(r"2 cells of 'place' say 'NA', first .*a\.csv, row 2, .*missing='NA'",
+                     messages[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kept = read_annotations(path, missing=())
+        gone = read_annotations(path, missing=["NA"])
+        write("set/NA/a.jpg", ""), write("set/ZA/a.jpg", "")
+        assert set(read_annotations(tmp_path / "set")["label"]) == {"NA", "ZA"}
+    pd.testing.assert_frame_equal(kept, table)
+    assert list(labels(gone, "place").values()) == [None, "ZA", None]
+    assert gone["group"].tolist() == ["o", "p", str(tmp_path / "c.jpg")]
+
+
+def test_labels_are_in_one_unicode_form(write, tmp_path):
+    table = read_annotations(write("a.csv", "image,kind\ne\u0301.jpg,cre\u0302pe\n"
+                                   "b.jpg,cr\u00eape\n"))
+    assert list(table["kind"]) == ["cr\u00eape"] * 2
+    assert table["image"][0] == str(tmp_path / "e\u0301.jpg")  # the file's name stays
+    write("set/cre\u0302pe/a.jpg", "")
+    write("set/satin/a.jpg", "")
+    assert set(read_annotations(tmp_path / "set")["label"]) == {"cr\u00eape", "satin"}
 
 
 # --- one row per image ------------------------------------------------------------------------
