@@ -212,6 +212,10 @@ class _Cells(NamedTuple):
     lines: list[int]  # where each row begins in the file, from 1
 
 # %% ../nbs/01_annotations.ipynb #1c881e42
+def _column_name(cell: str) -> str:
+    return cell.strip().lstrip("#").strip()
+
+
 def _read_cells(path: Path, text: str, delimiter: str, quoting: int = csv.QUOTE_MINIMAL) -> _Cells:
     "Split a text into columns; blank lines and columns without a name are left out."
     file = io.StringIO(text, newline=None)
@@ -227,7 +231,7 @@ def _read_cells(path: Path, text: str, delimiter: str, quoting: int = csv.QUOTE_
         raise ValueError(f"{path}, row {start}: {error}") from error
     if not rows:
         raise ValueError(f"{path}: the file is empty")
-    header = [name.strip().lstrip("#").strip() for name in rows[0]]
+    header = [_column_name(cell) for cell in rows[0]]
     while header and not header[-1]:  # SILKNOW lists end their lines with a tab
         header.pop()
     names, width = [name for name in header if name], len(header)
@@ -242,14 +246,23 @@ def _read_cells(path: Path, text: str, delimiter: str, quoting: int = csv.QUOTE_
     return _Cells(path, {n: list(c) for n, c in zip(header, columns, strict=True) if n}, lines[1:])
 
 # %% ../nbs/01_annotations.ipynb #0ac25646
-def _column(cells: _Cells, asked: str | None, usual: Sequence[str]) -> str | None:
-    "The column that was asked for, or the first that goes by one of the usual names."
+class _Asked(NamedTuple):
+    "What the caller of `read_annotations` said about columns."
+
+    image: str | None
+    group: str | None
+    variables: Sequence[str]
+
+
+def _column(cells: _Cells, asked: str | None, usual: Sequence[str],
+            but: Sequence[str] = ()) -> str | None:
+    "The column that was asked for, or the first of a usual name that is not among `but`."
     if asked is not None:
         if asked not in cells.columns:
             there = _listed(cells.columns)
             raise ValueError(f"{cells.path}: no column {asked!r}; there are {there}")
         return asked
-    lower = {name.lower(): name for name in reversed(cells.columns)}
+    lower = {name.lower(): name for name in reversed(cells.columns) if name not in but}
     return next((lower[name] for name in usual if name in lower), None)
 
 # %% ../nbs/01_annotations.ipynb #efdf8ef9
@@ -281,19 +294,45 @@ def _raw_frame(cells: _Cells, image: str, group: str | None, names: dict[str, st
     raw |= {name: _labels(cells.columns[column]) for name, column in names.items()}
     raw = pd.DataFrame(raw)
     raw.index = pd.MultiIndex.from_arrays([[str(cells.path)] * len(raw), cells.lines])
+    raw.attrs["group"] = group
     return raw
 
 # %% ../nbs/01_annotations.ipynb #6b6f8a28
-def _read_csv(path: Path, text: str, image: str | None, group: str | None,
-              folder: Path) -> pd.DataFrame:
-    "A table with a header, its fields parted by what parts the header's."
-    header = text.lstrip().partition("\n")[0]
-    cells = _read_cells(path, text, max(",;\t|", key=header.count))  # the first one on a tie
-    image = _column(cells, image, IMAGE_NAMES)
+def _delimiter(path: Path, text: str, image: str | None) -> str:
+    "What parts the header so that an image column is in it, else what parts it most often."
+    if path.suffix.lower() == ".tsv" and "\t" in text.lstrip().partition("\n")[0]:
+        return "\t"
+
+    unquoted = re.sub(r'"[^"]*"', "", text.lstrip()[:1 << 16])
+    header = re.split(r"[\r\n]", unquoted, maxsplit=1)[0]
+
+    def rank(mark: str) -> tuple[bool, int]:
+        try:
+            rows = csv.reader(io.StringIO(text.lstrip(), newline=None), delimiter=mark)
+            names = [_column_name(cell) for cell in next(rows, [])]
+        except csv.Error:  # an endless field
+            names = []
+        usual = image is None and any(name.lower() in IMAGE_NAMES for name in names)
+        return usual or image in names, header.count(mark)
+
+    return max(",;\t|", key=rank)  # the first one on a tie
+
+
+def _read_csv(path: Path, text: str, asked: _Asked, folder: Path,
+              mark: str | None = None) -> pd.DataFrame:
+    "A table with a header; `mark` parts its fields, where the file says so."
+    mark = mark or _delimiter(path, text, asked.image)
+    try:
+        cells = _read_cells(path, text, mark)
+    except ValueError as error:  # few write quotes around a cell that holds tabs
+        if mark != "\t" or not isinstance(error.__cause__, csv.Error):
+            raise
+        cells = _read_cells(path, text, mark, csv.QUOTE_NONE)
+    image = _column(cells, asked.image, IMAGE_NAMES)
     if image is None:
         raise ValueError(f"{path}: no image column; there are {_listed(cells.columns)}. The first "
                          "line must name the columns; image= says which of them holds the images")
-    group = _column(cells, group, GROUP_NAMES)
+    group = _column(cells, asked.group, GROUP_NAMES, asked.variables)
     names = {name: name for name in cells.columns if name not in (image, group)}
     return _raw_frame(cells, image, group, names, folder)
 
@@ -309,10 +348,16 @@ def _warn_several(path: Path, several: dict[str, int]) -> None:
                       SeveralLabelsWarning, stacklevel=2)
 
 
-def _read_collection(path: Path, text: str, group: str | None, folder: Path) -> pd.DataFrame:
+def _is_collection(text: str) -> bool:
+    "Whether a column #image_file, as a rule the first, is in a tab-separated header."
+    header = re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0]
+    return "#image_file" in [cell.strip() for cell in header.split("\t")]
+
+
+def _read_collection(path: Path, text: str, asked: _Asked, folder: Path) -> pd.DataFrame:
     "A SILKNOW collection file; its image paths are relative to `folder`."
     cells = _read_cells(path, text, "\t", csv.QUOTE_NONE)
-    group = _column(cells, group, GROUP_NAMES)
+    group = _column(cells, asked.group, GROUP_NAMES, asked.variables)
     names = {name: name for name in cells.columns if name not in ("image_file", group)}
     raw = _raw_frame(cells, "image_file", group, names, folder)
     several = {name: raw[name].str.contains("___", regex=False, na=False) for name in names}
@@ -320,7 +365,7 @@ def _read_collection(path: Path, text: str, group: str | None, folder: Path) -> 
     return raw.assign(**{name: raw[name].mask(found) for name, found in several.items()})
 
 # %% ../nbs/01_annotations.ipynb #4556d453
-def _read_master(path: Path, text: str, group: str | None, folder: Path) -> list[pd.DataFrame]:
+def _read_master(path: Path, text: str, asked: _Asked, folder: Path) -> list[pd.DataFrame]:
     "The collections that a master file names; image paths are relative to the master's folder."
     named = {line: path.parent / name.strip()
              for line, name in enumerate(text.splitlines(), 1) if name.strip()}
@@ -330,10 +375,10 @@ def _read_master(path: Path, text: str, group: str | None, folder: Path) -> list
     frames = []
     for line, collection in named.items():
         content = _read_text(collection)
-        if not content.lstrip().startswith("#image_file"):
+        if not _is_collection(content):
             raise ValueError(f"{path}, line {line}: {collection} is not a SILKNOW collection file, "
-                             "which begins with #image_file")
-        frames.append(_read_collection(collection, content, group, folder))
+                             "which has a column #image_file, parted by tabs")
+        frames.append(_read_collection(collection, content, asked, folder))
     return frames
 
 # %% ../nbs/01_annotations.ipynb #4e00f957
@@ -380,11 +425,10 @@ def _export_names(columns: Sequence[str]) -> dict[str, str]:
     return {name if name in unique else column: column for column, name in short.items()}
 
 # %% ../nbs/01_annotations.ipynb #a3ca0a9e
-def _read_export(path: Path, text: str, image: str | None, group: str | None,
-                 folder: Path) -> pd.DataFrame:
+def _read_export(path: Path, text: str, asked: _Asked, folder: Path) -> pd.DataFrame:
     "The knowledge graph's export: a row per object becomes a row per image."
     cells = _read_cells(path, text, ",")
-    image, group = _column(cells, image, ["img"]), _column(cells, group, ["obj"])
+    image, group = _column(cells, asked.image, ["img"]), _column(cells, asked.group, ["obj"])
     names = _export_names([name for name in cells.columns if name not in (image, group)])
     images = _parse_lists(cells, image)
     several, columns = {}, {}
@@ -432,26 +476,31 @@ def _read_folders(folder: Path) -> pd.DataFrame:
     return raw
 
 # %% ../nbs/01_annotations.ipynb #8efeb29c
-def _read_source(path: Path, image: str | None, group: str | None,
-                 image_dir: Path | None) -> list[pd.DataFrame]:
+def _declared(text: str) -> tuple[str, str | None]:
+    "A text without the line `sep=;` that Excel looks for, and the mark that this line names."
+    line = re.match(r'"?sep=([,;|\t])"?[,;|\t ]*(?=[\r\n])', text, re.IGNORECASE)
+    return (text[line.end():], line[1]) if line else (text, None)
+
+
+def _read_source(path: Path, asked: _Asked, image_dir: Path | None) -> list[pd.DataFrame]:
     "One file or folder as raw frames."
     if path.is_dir():
-        if image or group or image_dir:
+        if asked.image or asked.group or image_dir:
             raise ValueError(f"{path} is a folder of class folders; image=, group= and image_dir= "
                              "are for tables")
         return [_read_folders(path)]
-    text = _read_text(path)
+    text, mark = _declared(_read_text(path))
     folder = path.parent if image_dir is None else image_dir
     first = text.lstrip().partition("\n")[0].strip()
     names = [name.strip().strip('"') for name in first.split(",")]
-    if first.startswith("#image_file"):
-        return [_read_collection(path, text, group, folder)]
+    if _is_collection(text):
+        return [_read_collection(path, text, asked, folder)]
     if {"obj", "img"} <= set(names):
-        return [_read_export(path, text, image, group, folder)]
+        return [_read_export(path, text, asked, folder)]
     is_list = path.suffix.lower() not in (".csv", ".tsv") and "\t" not in first
     if is_list and (first.endswith((".txt", ".tsv")) or (path.parent / first).is_file()):
-        return _read_master(path, text, group, folder)
-    return [_read_csv(path, text, image, group, folder)]
+        return _read_master(path, text, asked, folder)
+    return [_read_csv(path, text, asked, folder, mark)]
 
 # %% ../nbs/01_annotations.ipynb #b7cff143
 class DuplicateImageWarning(UserWarning):
@@ -535,22 +584,33 @@ def read_annotations(
     image_dir = None if image_dir is None else Path(image_dir)
     if not sources:
         raise ValueError("no label table was named: the list of sources is empty")
-    raw = [frame for s in sources for frame in _read_source(Path(s), image, group, image_dir)]
+    asked = _Asked(image, group, [variables] if isinstance(variables, str) else variables or ())
+    raw = [frame for s in sources for frame in _read_source(Path(s), asked, image_dir)]
+    taken = "" if group else _taken(raw)
     raw = pd.concat(raw)
     where = ", ".join(map(str, sources))
     known = [name for name in raw.columns if name not in ("#image", "#group")]
     if not known:
-        raise ValueError(f"{where}: images, but no column with labels")
+        raise ValueError(f"{where}: images, but no column with labels{taken}")
     chosen = _chosen(known, variables, where)
     raw = _set_missing(raw[["#image", "#group", *chosen]], missing, where)
     raw = _merge_rows(raw)
     if raw[chosen].isna().all(axis=None):
-        raise ValueError(f"{where}: no labels at all for {_listed(chosen)}")
+        raise ValueError(f"{where}: no labels at all for {_listed(chosen)}{taken}")
     table = pd.DataFrame({"image": raw["#image"],
                           "group": _fill_groups(raw["#image"], raw["#group"])})
     return table.assign(**{name: pd.Categorical(raw[name]) for name in chosen})
 
 # %% ../nbs/01_annotations.ipynb #d50c3a99
+def _taken(frames: list[pd.DataFrame]) -> str:
+    "For messages: the columns that were taken for the group because of their names."
+    names = dict.fromkeys(name for frame in frames if (name := frame.attrs.get("group")))
+    if not names:
+        return ""
+    return (f"; the column {_listed(names)} was taken for the group. If it holds labels, say so "
+            "with variables=, or name another column with group=")
+
+
 def _chosen(known: list[str], variables: str | Sequence[str] | None, where: str) -> list[str]:
     "The variables that were asked for, checked against those that there are."
     chosen = [variables] if isinstance(variables, str) else list(variables or known)
@@ -595,7 +655,9 @@ def choose_variable(
     Raises ValueError for an unknown variable, no labels, or one class only."""
     known = [name for name in table.columns if name not in ("image", "group")]
     if variable not in known:
-        raise ValueError(f"no variable {variable!r}; there are {_listed(known)}")
+        hint = (f". A column of this name is taken for the group, unless read_annotations is told "
+                f"variables={variable!r}" if variable.lower() in GROUP_NAMES else "")
+        raise ValueError(f"no variable {variable!r}; there are {_listed(known)}{hint}")
     if rare not in ("keep", "drop", "merge"):
         raise ValueError(f"rare= must be 'keep', 'drop' or 'merge', not {rare!r}")
     if min_count < 0 or (min_count > 0) != (rare != "keep"):

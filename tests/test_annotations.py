@@ -330,6 +330,55 @@ def test_columns_by_name(write, tmp_path):
         read_annotations(path)
 
 
+@pytest.mark.parametrize("name,text", [
+    ("a.csv", 'file;"colour (red, green, blue, grey)"\na.jpg;red\n'),
+    ("a.csv", "file;colours (red, green, blue)\na.jpg;red\n"),
+    ("a.tsv", "photo\tcolour, as seen; by day, night\na.jpg\tred\n"),
+    ("a.csv", "sep=;\nfile;colour\na.jpg;red\n"),
+    ("a.csv", '\ufeff"sep=;"\r\nfile;colour,x,y\r\na.jpg;red\r\n'),
+    ("a.csv", 'photo;"red, green, blue, grey"\na.jpg;red\n'),
+    ("a.txt", "photo|who, when, where\na.jpg|red\n"),
+])
+def test_marks_inside_names_do_not_part_them(write, name, text):
+    image = "photo" if "photo" in text else None
+    table = read_annotations(write(name, text), image=image)
+    assert table.shape == (1, 3) and labels(table, table.columns[2]) == {"a.jpg": "red"}
+
+
+def test_without_an_image_column_the_header_is_counted_outside_quotes(write):
+    with pytest.raises(ValueError, match="there are 'photo', 'red, green, blue, grey'"):
+        read_annotations(write("a.csv", 'photo;"red, green, blue, grey"\na.jpg;red\n'))
+
+
+def test_rows_are_counted_with_the_line_that_names_the_mark(write):
+    with pytest.raises(ValueError, match="row 4: 1 fields"):
+        read_annotations(write("a.csv", "sep=,\nimage,kind\na.jpg,x\nb.jpg\n"))
+
+
+def test_a_quote_begins_a_cell_between_tabs(write):
+    text = 'image\tkind\na.jpg\t"Gros de Tours" silk\nb.jpg\t"x\n'
+    table = read_annotations(write("a.tsv", text))
+    assert labels(table, "kind") == {"a.jpg": '"Gros de Tours" silk', "b.jpg": '"x'}
+    quoted = read_annotations(write("b.tsv", 'image\tkind\na.jpg\t"x\ty"\n'))
+    assert labels(quoted, "kind") == {"a.jpg": "x\ty"}  # quotes that close are quotes
+
+
+@pytest.mark.parametrize("name", ["object", "obj", "Object"])
+def test_what_variables_names_is_no_group(write, name):
+    path = write("a.csv", f"image,{name}\na.jpg,vase\nb.jpg,cup\n")
+    table = read_annotations(path, variables=name)
+    assert labels(table, name) == {"a.jpg": "vase", "b.jpg": "cup"}
+    assert table["group"].tolist() == table["image"].tolist()
+    with pytest.raises(ValueError, match=f"no column with labels; the column '{name}' was taken "
+                                         "for the group. If .* variables="):
+        read_annotations(path)
+    with pytest.raises(ValueError, match="no column with labels$"):
+        read_annotations(path, group=name)
+    both = read_annotations(write("b.csv", f"image,{name},kind\na.jpg,vase,x\nb.jpg,cup,y\n"))
+    with pytest.raises(ValueError, match=f"told variables='{name}'"):
+        choose_variable(both, name)
+
+
 def test_group_falls_back_to_the_object_in_the_name_then_to_the_image(write, tmp_path):
     names = [f"vam__{UUIDS[0]}__a_b__1.jpg", f"met__{UUIDS[0]}__x.jpg", "plain.jpg", "a__b__c.jpg"]
     table = read_annotations(write("a.csv", "file,kind\n" + "".join(f"d/{n},x\n" for n in names)))
@@ -501,6 +550,19 @@ def test_collection_file(write, tmp_path):
     assert list(labels(table, "material").values()) == ["silk", None, "a__b"]
     assert table["group"].tolist() == [UUIDS[0], UUIDS[0], UUIDS[1]]
     assert table["image"][0] == str(tmp_path / "img" / f"vam__{UUIDS[0]}__0.jpg")
+
+
+def test_collection_with_the_image_in_another_column(write, tmp_path):
+    text = ("#material\t#image_file\t#object\t\n"
+            "silk___wool\ta.jpg\t1\t\nsilk\tb.jpg\t2\t\n")
+    write("l/c.txt", text)
+    for path in (tmp_path / "l" / "c.txt", write("l/master.txt", "c.txt\n")):
+        with pytest.warns(SeveralLabelsWarning, match="material 1$"):
+            table = read_annotations(path)
+        assert labels(table, "material") == {"a.jpg": None, "b.jpg": "silk"}
+    with pytest.warns(SeveralLabelsWarning):
+        table = read_annotations(tmp_path / "l" / "c.txt", variables=["material", "object"])
+    assert labels(table, "object") == {"a.jpg": "1", "b.jpg": "2"}
 
 
 def test_master_file_and_list_of_files(write, tmp_path):
