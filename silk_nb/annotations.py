@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MISSING', 'IMAGE_NAMES', 'GROUP_NAMES', 'IMAGE_SUFFIXES', 'SPLITS', 'atomic_write', 'write_table',
            'UnreadableImageError', 'ImageTooLargeError', 'open_image', 'check_images', 'SeveralLabelsWarning',
-           'DuplicateImageWarning', 'UnclearLabelWarning', 'read_annotations', 'choose_variable', 'SmallClassWarning',
-           'split_annotations', 'plot_split']
+           'EmptyClassWarning', 'DuplicateImageWarning', 'UnclearLabelWarning', 'read_annotations', 'choose_variable',
+           'SmallClassWarning', 'split_annotations', 'plot_split']
 
 # %% ../nbs/01_annotations.ipynb #0a05fde3
 import ast
@@ -175,8 +175,11 @@ def check_images(
 MISSING = ("", "nan", "none", "null", "<na>", "#n/a")  # in any case of letters: "not known"
 IMAGE_NAMES = ("image", "image_file", "image_path", "file", "filename", "path", "img")
 GROUP_NAMES = ("group", "object", "obj")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm",
-                  ".pgm", ".jp2")
+_NO_PHOTOGRAPHS = ("BUFR", "GRIB", "HDF5", "MPEG")  # Pillow knows them and decodes none
+IMAGE_SUFFIXES = tuple(sorted(
+    {".heic", ".heif", ".avif", ".jxl"}  # without a plugin they are listed as unreadable
+    | {suffix for suffix, format in Image.registered_extensions().items()
+       if format in Image.OPEN and format not in _NO_PHOTOGRAPHS}))
 
 # %% ../nbs/01_annotations.ipynb #98c4486d
 def _read_text(path: Path) -> str:
@@ -451,6 +454,28 @@ def _is_image(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
 
 
+class EmptyClassWarning(UserWarning):
+    "Folders among the class folders that hold no image, and so are no classes."
+
+
+_SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "test", "testing")
+
+
+def _check_classes(folder: Path, entries: list[Path], rows: list[tuple[str, str]]) -> None:
+    "Refuse a data set that is split already; warn of class folders without an image."
+    found = {label for _, label in rows}
+    deep = any(Path(image).parent != folder / label for image, label in rows)
+    if deep and all(label.lower() in _SPLIT_NAMES for label in found):
+        raise ValueError(
+            f"{folder}: this data set is split already; its folders are {_listed(sorted(found))}, "
+            f"and the classes lie below them. Name one of these folders ({rows[0][1]}), or move "
+            "the class folders of all into one, since split_annotations makes its own split")
+    if empty := [p.name for p in entries if p.is_dir() and p.name not in found]:
+        warnings.warn(f"{folder}: no image in the folders {_listed(empty)}, which therefore are "
+                      "no classes; known images end in .jpg, .png, … (IMAGE_SUFFIXES)",
+                      EmptyClassWarning, stacklevel=5)
+
+
 def _read_folders(folder: Path) -> pd.DataFrame:
     "A folder per class, searched to the bottom; hidden files and folders are passed over."
     entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
@@ -469,6 +494,7 @@ def _read_folders(folder: Path) -> pd.DataFrame:
     if tables and len({label for _, label in rows}) == 1:
         raise ValueError(f"{folder}: all images lie in the one folder {rows[0][1]!r}, "
                          f"so there is one class only{hint}")
+    _check_classes(folder, entries, rows)
     images, labels = zip(*rows, strict=True)
     raw = pd.DataFrame({"#image": [os.path.abspath(i) for i in images], "#group": None,
                         "label": pd.Series(labels, dtype="str").str.normalize("NFC")})

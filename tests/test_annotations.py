@@ -17,6 +17,7 @@ from PIL import Image
 from silk_nb import annotations
 from silk_nb.annotations import (
     DuplicateImageWarning,
+    EmptyClassWarning,
     ImageTooLargeError,
     SeveralLabelsWarning,
     SmallClassWarning,
@@ -506,12 +507,48 @@ def test_folder_per_class(write, tmp_path):
     for name in ("cat/a.jpg", "cat/deep/er/b.PNG", "dog/c.tiff", "dog/.hidden.jpg", "dog/notes.txt",
                  ".git/d.jpg", "dog/.thumbs/e.jpg", "empty/readme.md", f"dog/v__{UUIDS[0]}__1.jpg"):
         write(name, "")
-    table = read_annotations(tmp_path)
+    with pytest.warns(EmptyClassWarning, match="no image in the folders 'empty', which"):
+        table = read_annotations(tmp_path)
     assert table.columns.tolist() == ["image", "group", "label"]
     assert labels(table, "label") == {"a.jpg": "cat", "b.PNG": "cat", "c.tiff": "dog",
                                       f"v__{UUIDS[0]}__1.jpg": "dog"}
     assert table["group"].tolist()[-1] == UUIDS[0] and table["group"].nunique() == 4
     assert all(os.path.isfile(i) for i in table["image"])
+
+
+def test_images_of_every_suffix_are_read_or_rejected(write, tmp_path):
+    for n, suffix in enumerate(["jfif", "jpe", "avif", "heic", "HEIF", "jxl", "jp2"]):
+        write(f"cat/{n}.{suffix}", "no picture")
+    for name in ("cat/a.h5", "cat/film.mpg", "cat/notes.pdf", "cat/list.txt"):
+        write(name, "")
+    Image.new("RGB", (4, 4)).save(tmp_path / "cat" / "good.jpe", format="JPEG")
+    table = read_annotations(tmp_path)
+    assert len(table) == 8
+    _, bad = check_images(table, rejected=tmp_path / "rejected.csv", quiet=True)
+    assert len(bad) == 7 == len(pd.read_csv(tmp_path / "rejected.csv"))
+    assert set(annotations.IMAGE_SUFFIXES) >= {
+        ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".jp2"}
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("Training", "Val", "testing"), ("train",)])
+def test_a_folder_that_is_split_already_is_refused(write, tmp_path, names):
+    for name in names:
+        write(f"{name}/cat/a.jpg", "")
+        write(f"{name}/dog/b.jpg", "")
+    write("docs/readme.md", "")
+    with pytest.raises(ValueError, match=rf"split already; .*'{names[0]}'.* Name one of these"):
+        read_annotations(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert set(read_annotations(tmp_path / names[0])["label"]) == {"cat", "dog"}
+
+
+def test_classes_may_have_the_names_of_splits(write, tmp_path):
+    write("test/a.jpg", "")
+    write("train/b.jpg", "")  # no classes below
+    assert set(read_annotations(tmp_path)["label"]) == {"train", "test"}
+    write("plane/deep/c.jpg", "")
+    assert set(read_annotations(tmp_path)["label"]) == {"train", "test", "plane"}
 
 
 def test_faulty_folders(write, tmp_path):
