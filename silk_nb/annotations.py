@@ -748,24 +748,46 @@ def _best_deal(counts: np.ndarray, rng: np.random.Generator, shuffles: int = 8) 
     return best[1]
 
 # %% ../nbs/01_annotations.ipynb #a4490aba
+def _best_change(counts: np.ndarray, split: np.ndarray, changes: list[dict]) -> dict:
+    "The best of the changes (group -> split) by which no class loses a split; empty for none."
+    held, good = np.stack([counts[split == s].sum(axis=0) for s in range(3)]), []
+    for change in changes:
+        after = held.copy()
+        for g, to in change.items():
+            after[split[g]] -= counts[g]
+            after[to] += counts[g]
+        if not ((held > 0) & (after == 0)).any():
+            good.append((_judge(after), list(change.items())))
+    return dict(min(good)[1]) if good else {}
+
+
+def _every_deal(counts: np.ndarray, wide: np.ndarray) -> np.ndarray:
+    "The best split of a few groups by trying all; gaps of the `wide` classes weigh most."
+    def badness(split: tuple) -> tuple:
+        held = np.stack([counts[np.equal(split, s)].sum(axis=0) for s in range(3)])
+        empty, *rest = _judge(held)
+        return empty, int((held[:, wide] == 0).sum()), *rest
+
+    return np.array(min(itertools.product(range(3), repeat=len(counts)), key=badness))
+
+
 def _mend_gaps(counts: np.ndarray, split: np.ndarray) -> np.ndarray:
-    "Move groups of classes that miss a split although they have three groups, rarest class first."
+    """Mend what misses a split although it has three groups, rarest class first.
+
+    One group moves; where that does not help two change places, and few are tried in all ways."""
     split = split.copy()
-    held = np.stack([counts[split == s].sum(axis=0) for s in range(3)])
     groups = (counts > 0).sum(axis=0)
-    for k in np.argsort(groups, kind="stable"):
-        for gap in np.flatnonzero(held[:, k] == 0) if groups[k] >= 3 else []:
-            moves = []
-            for g in np.flatnonzero(counts[:, k]):
-                after = held.copy()
-                after[split[g]] -= counts[g]
-                after[gap] += counts[g]
-                if not ((held > 0) & (after == 0)).any():
-                    moves.append((_judge(after), g, after))
-            if moves:
-                _, g, held = min(moves, key=lambda move: move[:2])
-                split[g] = gap
-    return split
+    wide, left = np.flatnonzero(groups >= 3), False
+    for k in wide[np.argsort(groups[wide], kind="stable")]:
+        own = np.flatnonzero(counts[:, k])
+        for gap in sorted({0, 1, 2} - set(split[own])):
+            moves = [{g: gap} for g in own]
+            change = _best_change(counts, split, moves) or _best_change(counts, split, [
+                {g: gap, h: split[g]} for g in own for h in np.flatnonzero(split == gap)])
+            for g, to in change.items():
+                split[g] = to
+            left = left or not change
+    return _every_deal(counts, wide) if left and len(counts) <= 7 else split
 
 # %% ../nbs/01_annotations.ipynb #ff8c299c
 class SmallClassWarning(UserWarning):
@@ -812,7 +834,7 @@ def split_annotations(
 
     The split depends on images, groups, labels and seed, not on the order of the rows. A class
     that is not in all splits gets a `SmallClassWarning`, one with three groups or more only if no
-    move mends it. Raises ValueError for fewer than three groups or two classes, missing labels,
+    move or exchange mends it. Raises ValueError for fewer than three groups or two classes, missing labels,
     and images that come twice."""
     _check_splittable(table)
     order = np.argsort(table["image"].to_numpy(dtype=object), kind="stable")

@@ -1,4 +1,5 @@
 """Properties, faults and edges of silk_nb.annotations."""
+import itertools
 import json
 import os
 import pickle
@@ -870,6 +871,39 @@ def test_mending_moves_whole_groups():
     assert (mended != split).sum() == 1 and mended[9:].tolist() in ([2, 0, 1], [0, 2, 1])
     held = np.stack([counts[mended == s].sum(axis=0) for s in range(3)])
     assert (held > 0).all()
+
+
+def test_mending_exchanges_groups_where_no_move_helps():
+    # the first class misses the test split; each of its groups is the last one of some class in
+    # its split, so that only an exchange with a group of that class helps
+    counts = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0],
+                       [0, 0, 1, 0], [0, 0, 1, 0], *[[0, 0, 0, 3]] * 5], dtype=float)
+    split = np.array([0, 0, 1, 2, 1, 2, 1, 0, 0, 0, 1, 2])
+
+    def gaps(split):
+        return sum((counts[split == s].sum(axis=0) == 0).sum() for s in range(3))
+
+    mended = annotations._mend_gaps(counts, split)
+    assert gaps(split) == 1 and gaps(mended) == 0, mended
+    assert (mended != split).sum() == 2
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), seed=st.integers(0, 50))
+def test_few_groups_leave_no_gap_that_need_not_be(data, seed):
+    groups, classes = data.draw(st.integers(3, 6)), data.draw(st.integers(2, 4))
+    rows = st.lists(st.integers(0, 2), min_size=classes, max_size=classes).filter(any)
+    counts = np.array(data.draw(st.lists(rows, min_size=groups, max_size=groups)), float)
+    counts = counts[:, counts.any(axis=0)]
+    wide = (counts > 0).sum(axis=0) >= 3
+
+    def bad(split):
+        held = np.stack([counts[np.equal(split, s)].sum(axis=0) for s in range(3)])
+        return int((held.sum(axis=1) == 0).sum()), int((held[:, wide] == 0).sum())
+
+    split = annotations._best_deal(counts, np.random.default_rng(seed))
+    found = bad(annotations._mend_gaps(counts, split))
+    assert found == min(map(bad, itertools.product(range(3), repeat=groups)))
 
 
 def test_small_classes_are_named():
