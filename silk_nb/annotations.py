@@ -86,10 +86,13 @@ class ImageTooLargeError(UnreadableImageError):
 def _grey_to_8_bit(
     image: Image.Image,  # a mode of more than 8 bits: I, I;16, F
     format: str | None,  # of the file: PNG and PPM use mode I for 16 bits
+    inverted: bool,  # 0 is white
 ) -> Image.Image:  # mode L
-    "Scale greyscale of 16 or 32 bits to 8, nothing cut off."
+    "Scale greyscale of 16 or 32 bits to 8, nothing cut off; the transparent grey is white."
     values = np.asarray(image).astype(np.float64)
+    clear = image.info.get("transparency")
     if image.mode.startswith("I;16") or (image.mode == "I" and format in ("PNG", "PPM")):
+        values = np.where(values == clear, 65535, 65535 - values if inverted else values)
         values = values / 257  # 65535 = 255 · 257
     else:
         finite = values[np.isfinite(values)]
@@ -99,10 +102,10 @@ def _grey_to_8_bit(
     return Image.fromarray(np.rint(values).astype(np.uint8))
 
 
-def _to_rgb(image: Image.Image, format: str | None) -> Image.Image:
+def _to_rgb(image: Image.Image, format: str | None, inverted: bool) -> Image.Image:
     "Any mode as RGB; what is transparent shows white."
     if image.mode.startswith(("I", "F")):
-        image = _grey_to_8_bit(image, format)
+        image = _grey_to_8_bit(image, format, inverted)
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -122,7 +125,9 @@ def open_image(
         with Image.open(path) as image:
             image.load()  # a truncated file opens well and fails only here
             format = image.format
-            return _to_rgb(ImageOps.exif_transpose(image), format)
+            # Pillow inverts a TIFF whose 0 is white (WhiteIsZero) itself, but not one of 16 bits
+            inverted = format == "TIFF" and image.tag_v2.get(262) == 0
+            return _to_rgb(ImageOps.exif_transpose(image), format, inverted)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
     except Image.DecompressionBombError as error:

@@ -120,6 +120,24 @@ def test_16_bit_grey_is_scaled(tmp_path, name):
     assert np.abs(found - GREY[..., None].astype(int)).max() <= (0 if name != "a.jp2" else 2)
 
 
+def test_16_bit_tiff_in_which_0_is_white(tmp_path):
+    sixteen = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    for name, values in (("8.tif", GREY), ("16.tif", sixteen)):
+        Image.fromarray(values).save(tmp_path / name, tiffinfo={262: 1})
+        data = bytearray((tmp_path / name).read_bytes())
+        at = data.index(struct.pack("<HHI", 262, 3, 1))
+        data[at + 8:at + 10] = struct.pack("<H", 0)  # WhiteIsZero
+        (tmp_path / name).write_bytes(data)
+        found = np.asarray(open_image(tmp_path / name))[..., 0]
+        np.testing.assert_array_equal(found, 255 - GREY, err_msg=name)
+
+
+def test_16_bit_grey_that_is_transparent_shows_white(tmp_path):
+    values = np.array([[300, 301, 65535, 0]], np.uint16)
+    found = save(tmp_path, Image.fromarray(values), "a.png", transparency=300)
+    assert found[0, :, 0].tolist() == [255, 1, 255, 0]
+
+
 def test_wide_numbers_are_stretched(tmp_path):
     for values in (GREY.astype(np.int32) * 1000 - 7, GREY.astype(np.float32) / 50 + 3):
         found = save(tmp_path, Image.fromarray(values), "a.tif")
