@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MISSING', 'IMAGE_NAMES', 'GROUP_NAMES', 'IMAGE_SUFFIXES', 'SPLITS', 'atomic_write', 'write_table',
            'UnreadableImageError', 'ImageTooLargeError', 'open_image', 'check_images', 'SeveralLabelsWarning',
-           'EmptyClassWarning', 'DuplicateImageWarning', 'UnclearLabelWarning', 'read_annotations', 'choose_variable',
-           'SmallClassWarning', 'split_annotations', 'plot_split']
+           'EmptyClassWarning', 'DuplicateImageWarning', 'JoinedGroupsWarning', 'UnclearLabelWarning',
+           'read_annotations', 'choose_variable', 'SmallClassWarning', 'split_annotations', 'plot_split']
 
 # %% ../nbs/01_annotations.ipynb #0a05fde3
 import ast
@@ -538,10 +538,42 @@ class DuplicateImageWarning(UserWarning):
     "Images that stand in several rows of a table; the rows agree and were merged."
 
 
+class JoinedGroupsWarning(UserWarning):
+    "Images that stand under several groups, which therefore became one."
+
+
+def _join_groups(raw: pd.DataFrame) -> pd.DataFrame:
+    "Make groups that share an image one group: neither may be torn from that image."
+    given = raw[["#image", "#group"]].dropna().drop_duplicates()
+    shared = given[given["#image"].duplicated(keep=False)]
+    into: dict[str, str] = {}
+
+    def root(group: str) -> str:
+        while group in into:
+            group = into[group]
+        return group
+
+    for _, groups in shared.groupby("#image", sort=False)["#group"]:
+        first, *others = dict.fromkeys(map(root, groups))
+        into.update(dict.fromkeys(others, first))
+    if not into:
+        return raw
+    image = shared["#image"].iloc[0]
+    said = " and ".join(f"{group!r} ({file}, row {row})" for (file, row), group
+                        in shared["#group"][shared["#image"] == image].items())
+    warnings.warn(f"{shared['#image'].nunique()} images stand under several groups, and "
+                  f"{shared['#group'].nunique()} groups became "
+                  f"{len(set(map(root, shared['#group'])))}, since a group is never split; the "
+                  f"first is {image}: {said}. If these are different objects, correct the table",
+                  JoinedGroupsWarning, stacklevel=4)
+    return raw.assign(**{"#group": raw["#group"].map(root, na_action="ignore")})
+
+
 def _merge_rows(raw: pd.DataFrame) -> pd.DataFrame:
     "One row per image. What one row leaves open another may fill; a contradiction is an error."
+    raw = _join_groups(raw)
     repeated = raw[raw["#image"].duplicated(keep=False)]
-    for name in raw.columns.drop("#image"):
+    for name in raw.columns.drop(["#image", "#group"]):
         given = repeated[["#image", name]].dropna().drop_duplicates()
         clash = given[given["#image"].duplicated(keep=False)]
         if len(clash):
@@ -549,8 +581,7 @@ def _merge_rows(raw: pd.DataFrame) -> pd.DataFrame:
             said = clash[clash["#image"] == image][name]
             rows = " and ".join(f"{value!r} ({file}, row {line})"
                                 for (file, line), value in said.items())
-            what = "groups" if name == "#group" else f"labels for {name!r}"
-            raise ValueError(f"{image} has contradicting {what}: {rows}")
+            raise ValueError(f"{image} has contradicting labels for {name!r}: {rows}")
     if len(repeated):
         image = repeated["#image"].iloc[0]
         lines = ", ".join(str(line) for _, line in repeated.index[repeated["#image"] == image])

@@ -20,6 +20,7 @@ from silk_nb.annotations import (
     DuplicateImageWarning,
     EmptyClassWarning,
     ImageTooLargeError,
+    JoinedGroupsWarning,
     SeveralLabelsWarning,
     SmallClassWarning,
     UnclearLabelWarning,
@@ -503,10 +504,18 @@ def test_contradicting_labels(write):
     assert labels(table, "x") == {"a.jpg": "p", "b.jpg": "p"}
 
 
-def test_contradicting_groups(write):
-    path = write("a.csv", "image,object,x\na.jpg,o1,p\na.jpg,o2,p\n")
-    with pytest.raises(ValueError, match=r"a\.jpg has contradicting groups: "
-                                         r"'o1' .*row 2.* 'o2' .*row 3"):
+def test_groups_that_share_an_image_are_joined(write):
+    rows = ["a,o1,p", "a,o2,p", "b,o2,p", "c,o3,p", "d,o4,p", "c,o4,", "b,o3,", "e,o5,p", "f,,p"]
+    path = write("a.csv", "image,object,x\n" + "".join(f"{row}\n" for row in rows))
+    with pytest.warns(JoinedGroupsWarning, match=r"3 images stand under several groups, and 4 "
+                                                 r"groups became 1, .* first is .*a: 'o1' .*row 2"
+                                                 r".* and 'o2' .*row 3"):
+        with pytest.warns(DuplicateImageWarning):
+            table = read_annotations(path)
+    assert labels(table, "group") == dict(zip("abcdef", ["o1"] * 4 + ["o5", table["image"][5]],
+                                              strict=True))
+    path = write("b.csv", "image,object,x\na.jpg,o1,p\na.jpg,o2,q\n")
+    with pytest.warns(JoinedGroupsWarning), pytest.raises(ValueError, match="contradicting labels"):
         read_annotations(path)
 
 
