@@ -254,6 +254,14 @@ def test_damaged_and_odd_files(resnet_file, tmp_path):
     _refused(tmp_path / "folder.pt", "no weights file")
 
 
+def test_weights_saved_from_data_parallel(tmp_path):
+    network = load_backbone(SMALL, "silk-textures").network
+    torch.save(nn.DataParallel(network).state_dict(), tmp_path / "parallel.pt")
+    found = load_backbone(SMALL, tmp_path / "parallel.pt", mean=0.5, std=0.5).network.state_dict()
+    for key, value in network.state_dict().items():
+        assert torch.equal(found[key], value)
+
+
 class _Trap:
     def __reduce__(self):
         return (os.mkdir, (str(_Trap.where),))
@@ -265,6 +273,13 @@ def test_code_in_a_pickle_is_not_run(tmp_path):
     (tmp_path / "bare.pt").write_bytes(pickle.dumps(_Trap(), protocol=2))
     _refused(tmp_path / "trap.pth", "trap.pth", "safety")
     _refused(tmp_path / "bare.pt", "bare.pt")
+    torch.save(nn.Linear(2, 2), tmp_path / "model.pt")
+    _refused(tmp_path / "model.pt", "it holds torch.nn.modules.linear.Linear",
+             "save model.state_dict(), not the model")
+    for name in ("trap.pth", "model.pt"):
+        with pytest.raises(ValueError) as caught:
+            load_backbone("resnet18", tmp_path / name)
+        assert str(caught.value).isprintable()  # torch's text has escapes for a terminal
     assert not _Trap.where.exists()
 
 
