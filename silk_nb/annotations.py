@@ -611,8 +611,8 @@ def _set_missing(raw: pd.DataFrame, missing: str | Sequence[str] | None,
             text, (file, row) = unclear.iloc[0], unclear.index[0]
             what = "the groups" if name == "#group" else repr(name)
             warnings.warn(f"{where}: {unclear.size} cells of {what} say {text!r}, first {file}, "
-                          f"row {row}, and are kept as they are; say missing={text!r} if that means "
-                          "not known, missing=() if not", UnclearLabelWarning, stacklevel=3)
+                          f"row {row}, and are kept as they are; say missing={text!r} if that "
+                          "means not known, missing=() if not", UnclearLabelWarning, stacklevel=3)
     return raw
 
 
@@ -639,7 +639,8 @@ def read_annotations(
 
     Missing labels are NaN. Several labels of one image for one variable count as missing, with a
     `SeveralLabelsWarning`. `NA` and `N/A` are labels, with an `UnclearLabelWarning`, unless
-    `missing=` names them; `missing=()` keeps them without a word. Whether the images exist is left to `check_images`.
+    `missing=` names them; `missing=()` keeps them without a word. Groups that share an image
+    become one (`JoinedGroupsWarning`). Whether the images exist is left to `check_images`.
     Raises FileNotFoundError and ValueError that name file and row: unknown columns, rows of the
     wrong length, contradicting labels for one image, no labels at all, files that are no tables."""
     sources = [source] if isinstance(source, str | Path) else list(source)
@@ -869,9 +870,9 @@ def split_annotations(
     """Deal the images 60/20/20, stratified by class, no group in two splits.
 
     The split depends on images, groups, labels and seed, not on the order of the rows. A class
-    that is not in all splits gets a `SmallClassWarning`, one with three groups or more only if no
-    move or exchange mends it. Raises ValueError for fewer than three groups or two classes, missing labels,
-    and images that come twice."""
+    that is not in all splits gets a `SmallClassWarning`, one with three groups or more only if
+    no move or exchange mends it. Raises ValueError for fewer than three groups or two classes,
+    missing labels, and images that come twice."""
     _check_splittable(table)
     order = np.argsort(table["image"].to_numpy(dtype=object), kind="stable")
     ordered = table.iloc[order]
