@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MISSING', 'IMAGE_NAMES', 'GROUP_NAMES', 'IMAGE_SUFFIXES', 'SPLITS', 'atomic_write', 'write_table',
            'UnreadableImageError', 'ImageTooLargeError', 'open_image', 'check_images', 'SeveralLabelsWarning',
-           'DuplicateImageWarning', 'read_annotations', 'choose_variable', 'SmallClassWarning', 'split_annotations',
-           'plot_split']
+           'EmptyClassWarning', 'DuplicateImageWarning', 'JoinedGroupsWarning', 'UnclearLabelWarning',
+           'read_annotations', 'choose_variable', 'SmallClassWarning', 'split_annotations', 'plot_split']
 
 # %% ../nbs/01_annotations.ipynb #0a05fde3
 import ast
@@ -16,6 +16,7 @@ import itertools
 import os
 import re
 import secrets
+import unicodedata
 import warnings
 from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -85,10 +86,13 @@ class ImageTooLargeError(UnreadableImageError):
 def _grey_to_8_bit(
     image: Image.Image,  # a mode of more than 8 bits: I, I;16, F
     format: str | None,  # of the file: PNG and PPM use mode I for 16 bits
+    inverted: bool,  # 0 is white
 ) -> Image.Image:  # mode L
-    "Scale greyscale of 16 or 32 bits to 8, nothing cut off."
+    "Scale greyscale of 16 or 32 bits to 8, nothing cut off; the transparent grey is white."
     values = np.asarray(image).astype(np.float64)
+    clear = image.info.get("transparency")
     if image.mode.startswith("I;16") or (image.mode == "I" and format in ("PNG", "PPM")):
+        values = np.where(values == clear, 65535, 65535 - values if inverted else values)
         values = values / 257  # 65535 = 255 · 257
     else:
         finite = values[np.isfinite(values)]
@@ -98,10 +102,10 @@ def _grey_to_8_bit(
     return Image.fromarray(np.rint(values).astype(np.uint8))
 
 
-def _to_rgb(image: Image.Image, format: str | None) -> Image.Image:
+def _to_rgb(image: Image.Image, format: str | None, inverted: bool) -> Image.Image:
     "Any mode as RGB; what is transparent shows white."
     if image.mode.startswith(("I", "F")):
-        image = _grey_to_8_bit(image, format)
+        image = _grey_to_8_bit(image, format, inverted)
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -121,7 +125,9 @@ def open_image(
         with Image.open(path) as image:
             image.load()  # a truncated file opens well and fails only here
             format = image.format
-            return _to_rgb(ImageOps.exif_transpose(image), format)
+            # Pillow inverts a TIFF whose 0 is white (WhiteIsZero) itself, but not one of 16 bits
+            inverted = format == "TIFF" and image.tag_v2.get(262) == 0
+            return _to_rgb(ImageOps.exif_transpose(image), format, inverted)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
     except Image.DecompressionBombError as error:
@@ -171,11 +177,14 @@ def check_images(
     return table[~table["image"].isin(bad)].reset_index(drop=True), listed
 
 # %% ../nbs/01_annotations.ipynb #5514b5cc
-MISSING = ("", "nan", "NaN", "None", "NULL")  # cells that stand for "not known"
+MISSING = ("", "nan", "none", "null", "<na>", "#n/a")  # in any case of letters: "not known"
 IMAGE_NAMES = ("image", "image_file", "image_path", "file", "filename", "path", "img")
 GROUP_NAMES = ("group", "object", "obj")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm",
-                  ".pgm", ".jp2")
+_NO_PHOTOGRAPHS = ("BUFR", "GRIB", "HDF5", "MPEG")  # Pillow knows them and decodes none
+IMAGE_SUFFIXES = tuple(sorted(
+    {".heic", ".heif", ".avif", ".jxl"}  # without a plugin they are listed as unreadable
+    | {suffix for suffix, format in Image.registered_extensions().items()
+       if format in Image.OPEN and format not in _NO_PHOTOGRAPHS}))
 
 # %% ../nbs/01_annotations.ipynb #98c4486d
 def _read_text(path: Path) -> str:
@@ -211,6 +220,10 @@ class _Cells(NamedTuple):
     lines: list[int]  # where each row begins in the file, from 1
 
 # %% ../nbs/01_annotations.ipynb #1c881e42
+def _column_name(cell: str) -> str:
+    return cell.strip().lstrip("#").strip()
+
+
 def _read_cells(path: Path, text: str, delimiter: str, quoting: int = csv.QUOTE_MINIMAL) -> _Cells:
     "Split a text into columns; blank lines and columns without a name are left out."
     file = io.StringIO(text, newline=None)
@@ -226,7 +239,7 @@ def _read_cells(path: Path, text: str, delimiter: str, quoting: int = csv.QUOTE_
         raise ValueError(f"{path}, row {start}: {error}") from error
     if not rows:
         raise ValueError(f"{path}: the file is empty")
-    header = [name.strip().lstrip("#").strip() for name in rows[0]]
+    header = [_column_name(cell) for cell in rows[0]]
     while header and not header[-1]:  # SILKNOW lists end their lines with a tab
         header.pop()
     names, width = [name for name in header if name], len(header)
@@ -241,14 +254,23 @@ def _read_cells(path: Path, text: str, delimiter: str, quoting: int = csv.QUOTE_
     return _Cells(path, {n: list(c) for n, c in zip(header, columns, strict=True) if n}, lines[1:])
 
 # %% ../nbs/01_annotations.ipynb #0ac25646
-def _column(cells: _Cells, asked: str | None, usual: Sequence[str]) -> str | None:
-    "The column that was asked for, or the first that goes by one of the usual names."
+class _Asked(NamedTuple):
+    "What the caller of `read_annotations` said about columns."
+
+    image: str | None
+    group: str | None
+    variables: Sequence[str]
+
+
+def _column(cells: _Cells, asked: str | None, usual: Sequence[str],
+            but: Sequence[str] = ()) -> str | None:
+    "The column that was asked for, or the first of a usual name that is not among `but`."
     if asked is not None:
         if asked not in cells.columns:
             there = _listed(cells.columns)
             raise ValueError(f"{cells.path}: no column {asked!r}; there are {there}")
         return asked
-    lower = {name.lower(): name for name in reversed(cells.columns)}
+    lower = {name.lower(): name for name in reversed(cells.columns) if name not in but}
     return next((lower[name] for name in usual if name in lower), None)
 
 # %% ../nbs/01_annotations.ipynb #efdf8ef9
@@ -256,16 +278,21 @@ def _listed(names) -> str:
     return ", ".join(map(repr, names))
 
 
-def _labels(values: Sequence[str]) -> pd.Series:
+def _texts(values: Sequence[str]) -> pd.Series:
     "Text without blanks around it, missing where a cell says so."
     values = pd.Series(values, dtype="str").str.strip()
-    return values.mask(values.isin(MISSING))
+    return values.mask(values.str.lower().isin(MISSING))
+
+
+def _labels(values: Sequence[str]) -> pd.Series:
+    "Texts in the one Unicode form NFC: an é may be one character or two and is one label."
+    return _texts(values).str.normalize("NFC")
 
 
 def _raw_frame(cells: _Cells, image: str, group: str | None, names: dict[str, str],
                folder: Path) -> pd.DataFrame:
     "Cells as a frame of #image, #group and variables; `names`: variable -> its column."
-    images = _labels(cells.columns[image])
+    images = _texts(cells.columns[image])  # as written: file names may be in another form
     if images.isna().any():
         line = cells.lines[int(np.argmax(images.isna()))]
         raise ValueError(f"{cells.path}, row {line}: no image in the column {image!r}")
@@ -275,19 +302,45 @@ def _raw_frame(cells: _Cells, image: str, group: str | None, names: dict[str, st
     raw |= {name: _labels(cells.columns[column]) for name, column in names.items()}
     raw = pd.DataFrame(raw)
     raw.index = pd.MultiIndex.from_arrays([[str(cells.path)] * len(raw), cells.lines])
+    raw.attrs["group"] = group
     return raw
 
 # %% ../nbs/01_annotations.ipynb #6b6f8a28
-def _read_csv(path: Path, text: str, image: str | None, group: str | None,
-              folder: Path) -> pd.DataFrame:
-    "A table with a header, its fields parted by what parts the header's."
-    header = text.lstrip().partition("\n")[0]
-    cells = _read_cells(path, text, max(",;\t|", key=header.count))  # the first one on a tie
-    image = _column(cells, image, IMAGE_NAMES)
+def _delimiter(path: Path, text: str, image: str | None) -> str:
+    "What parts the header so that an image column is in it, else what parts it most often."
+    if path.suffix.lower() == ".tsv" and "\t" in text.lstrip().partition("\n")[0]:
+        return "\t"
+
+    unquoted = re.sub(r'"[^"]*"', "", text.lstrip()[:1 << 16])
+    header = re.split(r"[\r\n]", unquoted, maxsplit=1)[0]
+
+    def rank(mark: str) -> tuple[bool, int]:
+        try:
+            rows = csv.reader(io.StringIO(text.lstrip(), newline=None), delimiter=mark)
+            names = [_column_name(cell) for cell in next(rows, [])]
+        except csv.Error:  # an endless field
+            names = []
+        usual = image is None and any(name.lower() in IMAGE_NAMES for name in names)
+        return usual or image in names, header.count(mark)
+
+    return max(",;\t|", key=rank)  # the first one on a tie
+
+
+def _read_csv(path: Path, text: str, asked: _Asked, folder: Path,
+              mark: str | None = None) -> pd.DataFrame:
+    "A table with a header; `mark` parts its fields, where the file says so."
+    mark = mark or _delimiter(path, text, asked.image)
+    try:
+        cells = _read_cells(path, text, mark)
+    except ValueError as error:  # few write quotes around a cell that holds tabs
+        if mark != "\t" or not isinstance(error.__cause__, csv.Error):
+            raise
+        cells = _read_cells(path, text, mark, csv.QUOTE_NONE)
+    image = _column(cells, asked.image, IMAGE_NAMES)
     if image is None:
         raise ValueError(f"{path}: no image column; there are {_listed(cells.columns)}. The first "
                          "line must name the columns; image= says which of them holds the images")
-    group = _column(cells, group, GROUP_NAMES)
+    group = _column(cells, asked.group, GROUP_NAMES, asked.variables)
     names = {name: name for name in cells.columns if name not in (image, group)}
     return _raw_frame(cells, image, group, names, folder)
 
@@ -303,10 +356,16 @@ def _warn_several(path: Path, several: dict[str, int]) -> None:
                       SeveralLabelsWarning, stacklevel=2)
 
 
-def _read_collection(path: Path, text: str, group: str | None, folder: Path) -> pd.DataFrame:
+def _is_collection(text: str) -> bool:
+    "Whether a column #image_file, as a rule the first, is in a tab-separated header."
+    header = re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0]
+    return "#image_file" in [cell.strip() for cell in header.split("\t")]
+
+
+def _read_collection(path: Path, text: str, asked: _Asked, folder: Path) -> pd.DataFrame:
     "A SILKNOW collection file; its image paths are relative to `folder`."
     cells = _read_cells(path, text, "\t", csv.QUOTE_NONE)
-    group = _column(cells, group, GROUP_NAMES)
+    group = _column(cells, asked.group, GROUP_NAMES, asked.variables)
     names = {name: name for name in cells.columns if name not in ("image_file", group)}
     raw = _raw_frame(cells, "image_file", group, names, folder)
     several = {name: raw[name].str.contains("___", regex=False, na=False) for name in names}
@@ -314,7 +373,7 @@ def _read_collection(path: Path, text: str, group: str | None, folder: Path) -> 
     return raw.assign(**{name: raw[name].mask(found) for name, found in several.items()})
 
 # %% ../nbs/01_annotations.ipynb #4556d453
-def _read_master(path: Path, text: str, group: str | None, folder: Path) -> list[pd.DataFrame]:
+def _read_master(path: Path, text: str, asked: _Asked, folder: Path) -> list[pd.DataFrame]:
     "The collections that a master file names; image paths are relative to the master's folder."
     named = {line: path.parent / name.strip()
              for line, name in enumerate(text.splitlines(), 1) if name.strip()}
@@ -324,24 +383,33 @@ def _read_master(path: Path, text: str, group: str | None, folder: Path) -> list
     frames = []
     for line, collection in named.items():
         content = _read_text(collection)
-        if not content.lstrip().startswith("#image_file"):
+        if not _is_collection(content):
             raise ValueError(f"{path}, line {line}: {collection} is not a SILKNOW collection file, "
-                             "which begins with #image_file")
-        frames.append(_read_collection(collection, content, group, folder))
+                             "which has a column #image_file, parted by tabs")
+        frames.append(_read_collection(collection, content, asked, folder))
     return frames
 
 # %% ../nbs/01_annotations.ipynb #4e00f957
+_ITEM = r"""u?'(?:[^'\\]|\\.)*'|u?"(?:[^"\\]|\\.)*"|[^\s,'"\[\](){}]+"""
+_LIST = re.compile(rf"\[[\s,]*(?:(?:{_ITEM})(?:[\s,]+|(?=\])))*\]", re.DOTALL)
+
+
 def _parse_list(cell: str) -> list[str]:
-    "A cell like ['a', 'b'] as the distinct texts in it; a bare text is a list of one."
+    """A cell like ['a', 'b'] as the distinct texts in it; a bare text is a list of one.
+
+    So is ['a' 'b'], as numpy prints it, which Python itself would read as the one text ab."""
     cell = cell.strip()
-    if cell.startswith("["):
-        items = [] if re.fullmatch(r"\[[\s,]*(nan[\s,]*)*\]", cell) else ast.literal_eval(cell)
-    else:
+    if not cell.startswith("["):
         items = [cell]
+    elif _LIST.fullmatch(cell):
+        items = [ast.literal_eval(item) for item in re.findall(_ITEM, cell[1:-1], re.DOTALL)
+                 if item.lower() not in MISSING]
+    else:
+        raise ValueError("not a list")
     if not all(isinstance(item, str | int | float | None) for item in items):
         raise ValueError("not a list of texts")
     return [item for item in dict.fromkeys(str(item).strip() for item in items)
-            if item not in MISSING]
+            if item.lower() not in MISSING]
 
 
 def _parse_lists(cells: _Cells, column: str) -> list[list[str]]:
@@ -365,11 +433,10 @@ def _export_names(columns: Sequence[str]) -> dict[str, str]:
     return {name if name in unique else column: column for column, name in short.items()}
 
 # %% ../nbs/01_annotations.ipynb #a3ca0a9e
-def _read_export(path: Path, text: str, image: str | None, group: str | None,
-                 folder: Path) -> pd.DataFrame:
+def _read_export(path: Path, text: str, asked: _Asked, folder: Path) -> pd.DataFrame:
     "The knowledge graph's export: a row per object becomes a row per image."
     cells = _read_cells(path, text, ",")
-    image, group = _column(cells, image, ["img"]), _column(cells, group, ["obj"])
+    image, group = _column(cells, asked.image, ["img"]), _column(cells, asked.group, ["obj"])
     names = _export_names([name for name in cells.columns if name not in (image, group)])
     images = _parse_lists(cells, image)
     several, columns = {}, {}
@@ -392,6 +459,28 @@ def _is_image(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
 
 
+class EmptyClassWarning(UserWarning):
+    "Folders among the class folders that hold no image, and so are no classes."
+
+
+_SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "test", "testing")
+
+
+def _check_classes(folder: Path, entries: list[Path], rows: list[tuple[str, str]]) -> None:
+    "Refuse a data set that is split already; warn of class folders without an image."
+    found = {label for _, label in rows}
+    deep = any(Path(image).parent != folder / label for image, label in rows)
+    if deep and all(label.lower() in _SPLIT_NAMES for label in found):
+        raise ValueError(
+            f"{folder}: this data set is split already; its folders are {_listed(sorted(found))}, "
+            f"and the classes lie below them. Name one of these folders ({rows[0][1]}), or move "
+            "the class folders of all into one, since split_annotations makes its own split")
+    if empty := [p.name for p in entries if p.is_dir() and p.name not in found]:
+        warnings.warn(f"{folder}: no image in the folders {_listed(empty)}, which therefore are "
+                      "no classes; known images end in .jpg, .png, … (IMAGE_SUFFIXES)",
+                      EmptyClassWarning, stacklevel=5)
+
+
 def _read_folders(folder: Path) -> pd.DataFrame:
     "A folder per class, searched to the bottom; hidden files and folders are passed over."
     entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
@@ -410,43 +499,81 @@ def _read_folders(folder: Path) -> pd.DataFrame:
     if tables and len({label for _, label in rows}) == 1:
         raise ValueError(f"{folder}: all images lie in the one folder {rows[0][1]!r}, "
                          f"so there is one class only{hint}")
+    _check_classes(folder, entries, rows)
     images, labels = zip(*rows, strict=True)
     raw = pd.DataFrame({"#image": [os.path.abspath(i) for i in images], "#group": None,
-                        "label": pd.Series(labels, dtype="str")})
+                        "label": pd.Series(labels, dtype="str").str.normalize("NFC")})
     raw.index = pd.MultiIndex.from_arrays([images, [0] * len(raw)])
     return raw
 
 # %% ../nbs/01_annotations.ipynb #8efeb29c
-def _read_source(path: Path, image: str | None, group: str | None,
-                 image_dir: Path | None) -> list[pd.DataFrame]:
+def _declared(text: str) -> tuple[str, str | None]:
+    "A text without the line `sep=;` that Excel looks for, and the mark that this line names."
+    line = re.match(r'"?sep=([,;|\t])"?[,;|\t ]*(?=[\r\n])', text, re.IGNORECASE)
+    return (text[line.end():], line[1]) if line else (text, None)
+
+
+def _read_source(path: Path, asked: _Asked, image_dir: Path | None) -> list[pd.DataFrame]:
     "One file or folder as raw frames."
     if path.is_dir():
-        if image or group or image_dir:
+        if asked.image or asked.group or image_dir:
             raise ValueError(f"{path} is a folder of class folders; image=, group= and image_dir= "
                              "are for tables")
         return [_read_folders(path)]
-    text = _read_text(path)
+    text, mark = _declared(_read_text(path))
     folder = path.parent if image_dir is None else image_dir
     first = text.lstrip().partition("\n")[0].strip()
     names = [name.strip().strip('"') for name in first.split(",")]
-    if first.startswith("#image_file"):
-        return [_read_collection(path, text, group, folder)]
+    if _is_collection(text):
+        return [_read_collection(path, text, asked, folder)]
     if {"obj", "img"} <= set(names):
-        return [_read_export(path, text, image, group, folder)]
+        return [_read_export(path, text, asked, folder)]
     is_list = path.suffix.lower() not in (".csv", ".tsv") and "\t" not in first
     if is_list and (first.endswith((".txt", ".tsv")) or (path.parent / first).is_file()):
-        return _read_master(path, text, group, folder)
-    return [_read_csv(path, text, image, group, folder)]
+        return _read_master(path, text, asked, folder)
+    return [_read_csv(path, text, asked, folder, mark)]
 
 # %% ../nbs/01_annotations.ipynb #b7cff143
 class DuplicateImageWarning(UserWarning):
     "Images that stand in several rows of a table; the rows agree and were merged."
 
 
+class JoinedGroupsWarning(UserWarning):
+    "Images that stand under several groups, which therefore became one."
+
+
+def _join_groups(raw: pd.DataFrame) -> pd.DataFrame:
+    "Make groups that share an image one group: neither may be torn from that image."
+    given = raw[["#image", "#group"]].dropna().drop_duplicates()
+    shared = given[given["#image"].duplicated(keep=False)]
+    into: dict[str, str] = {}
+
+    def root(group: str) -> str:
+        while group in into:
+            group = into[group]
+        return group
+
+    for _, groups in shared.groupby("#image", sort=False)["#group"]:
+        first, *others = dict.fromkeys(map(root, groups))
+        into.update(dict.fromkeys(others, first))
+    if not into:
+        return raw
+    image = shared["#image"].iloc[0]
+    said = " and ".join(f"{group!r} ({file}, row {row})" for (file, row), group
+                        in shared["#group"][shared["#image"] == image].items())
+    warnings.warn(f"{shared['#image'].nunique()} images stand under several groups, and "
+                  f"{shared['#group'].nunique()} groups became "
+                  f"{len(set(map(root, shared['#group'])))}, since a group is never split; the "
+                  f"first is {image}: {said}. If these are different objects, correct the table",
+                  JoinedGroupsWarning, stacklevel=4)
+    return raw.assign(**{"#group": raw["#group"].map(root, na_action="ignore")})
+
+
 def _merge_rows(raw: pd.DataFrame) -> pd.DataFrame:
     "One row per image. What one row leaves open another may fill; a contradiction is an error."
+    raw = _join_groups(raw)
     repeated = raw[raw["#image"].duplicated(keep=False)]
-    for name in raw.columns.drop("#image"):
+    for name in raw.columns.drop(["#image", "#group"]):
         given = repeated[["#image", name]].dropna().drop_duplicates()
         clash = given[given["#image"].duplicated(keep=False)]
         if len(clash):
@@ -454,8 +581,7 @@ def _merge_rows(raw: pd.DataFrame) -> pd.DataFrame:
             said = clash[clash["#image"] == image][name]
             rows = " and ".join(f"{value!r} ({file}, row {line})"
                                 for (file, line), value in said.items())
-            what = "groups" if name == "#group" else f"labels for {name!r}"
-            raise ValueError(f"{image} has contradicting {what}: {rows}")
+            raise ValueError(f"{image} has contradicting labels for {name!r}: {rows}")
     if len(repeated):
         image = repeated["#image"].iloc[0]
         lines = ", ".join(str(line) for _, line in repeated.index[repeated["#image"] == image])
@@ -464,6 +590,31 @@ def _merge_rows(raw: pd.DataFrame) -> pd.DataFrame:
                       DuplicateImageWarning, stacklevel=2)
         raw = raw.groupby("#image", sort=False).first().reset_index()
     return raw.reset_index(drop=True)
+
+# %% ../nbs/01_annotations.ipynb #3c5e7a11
+class UnclearLabelWarning(UserWarning):
+    "Cells that say NA or N/A: a label, such as Namibia, or not known? They are kept as labels."
+
+
+def _set_missing(raw: pd.DataFrame, missing: str | Sequence[str] | None,
+                 where: str) -> pd.DataFrame:
+    "Make missing what the caller says; without a word from the caller, warn of NA."
+    names = raw.columns.drop("#image")
+    if missing is not None:
+        said = [missing] if isinstance(missing, str) else list(missing)
+        said = [unicodedata.normalize("NFC", text.strip()) for text in said]
+        return raw.assign(**{name: raw[name].mask(raw[name].isin(said)) for name in names})
+    in_table = raw.index.get_level_values(1) > 0  # the name of a class folder is no cell
+    for name in names:
+        cells = raw[name][in_table].dropna()
+        if (unclear := cells[cells.isin(("NA", "N/A"))]).size:
+            text, (file, row) = unclear.iloc[0], unclear.index[0]
+            what = "the groups" if name == "#group" else repr(name)
+            warnings.warn(f"{where}: {unclear.size} cells of {what} say {text!r}, first {file}, "
+                          f"row {row}, and are kept as they are; say missing={text!r} if that "
+                          "means not known, missing=() if not", UnclearLabelWarning, stacklevel=3)
+    return raw
+
 
 # %% ../nbs/01_annotations.ipynb #e5a7f4ac
 _UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
@@ -482,32 +633,47 @@ def read_annotations(
     group: str | None = None,  # name of the group column; by default one of `GROUP_NAMES`
     variables: str | Sequence[str] | None = None,  # which variables, in this order; default all
     image_dir: str | Path | None = None,  # what image paths are relative to; default: the table
+    missing: str | Sequence[str] | None = None,  # further texts for "not known", beside `MISSING`
 ) -> pd.DataFrame:  # image (full path), group, then a categorical column per variable
     """Read a CSV or TSV, a folder per class, SILKNOW lists or the export `total_post.csv`.
 
     Missing labels are NaN. Several labels of one image for one variable count as missing, with a
-    `SeveralLabelsWarning`. Whether the images exist is left to `check_images`.
+    `SeveralLabelsWarning`. `NA` and `N/A` are labels, with an `UnclearLabelWarning`, unless
+    `missing=` names them; `missing=()` keeps them without a word. Groups that share an image
+    become one (`JoinedGroupsWarning`). Whether the images exist is left to `check_images`.
     Raises FileNotFoundError and ValueError that name file and row: unknown columns, rows of the
     wrong length, contradicting labels for one image, no labels at all, files that are no tables."""
     sources = [source] if isinstance(source, str | Path) else list(source)
     image_dir = None if image_dir is None else Path(image_dir)
     if not sources:
         raise ValueError("no label table was named: the list of sources is empty")
-    raw = [frame for s in sources for frame in _read_source(Path(s), image, group, image_dir)]
+    asked = _Asked(image, group, [variables] if isinstance(variables, str) else variables or ())
+    raw = [frame for s in sources for frame in _read_source(Path(s), asked, image_dir)]
+    taken = "" if group else _taken(raw)
     raw = pd.concat(raw)
     where = ", ".join(map(str, sources))
     known = [name for name in raw.columns if name not in ("#image", "#group")]
     if not known:
-        raise ValueError(f"{where}: images, but no column with labels")
+        raise ValueError(f"{where}: images, but no column with labels{taken}")
     chosen = _chosen(known, variables, where)
-    raw = _merge_rows(raw[["#image", "#group", *chosen]])
+    raw = _set_missing(raw[["#image", "#group", *chosen]], missing, where)
+    raw = _merge_rows(raw)
     if raw[chosen].isna().all(axis=None):
-        raise ValueError(f"{where}: no labels at all for {_listed(chosen)}")
+        raise ValueError(f"{where}: no labels at all for {_listed(chosen)}{taken}")
     table = pd.DataFrame({"image": raw["#image"],
                           "group": _fill_groups(raw["#image"], raw["#group"])})
     return table.assign(**{name: pd.Categorical(raw[name]) for name in chosen})
 
 # %% ../nbs/01_annotations.ipynb #d50c3a99
+def _taken(frames: list[pd.DataFrame]) -> str:
+    "For messages: the columns that were taken for the group because of their names."
+    names = dict.fromkeys(name for frame in frames if (name := frame.attrs.get("group")))
+    if not names:
+        return ""
+    return (f"; the column {_listed(names)} was taken for the group. If it holds labels, say so "
+            "with variables=, or name another column with group=")
+
+
 def _chosen(known: list[str], variables: str | Sequence[str] | None, where: str) -> list[str]:
     "The variables that were asked for, checked against those that there are."
     chosen = [variables] if isinstance(variables, str) else list(variables or known)
@@ -552,7 +718,9 @@ def choose_variable(
     Raises ValueError for an unknown variable, no labels, or one class only."""
     known = [name for name in table.columns if name not in ("image", "group")]
     if variable not in known:
-        raise ValueError(f"no variable {variable!r}; there are {_listed(known)}")
+        hint = (f". A column of this name is taken for the group, unless read_annotations is told "
+                f"variables={variable!r}" if variable.lower() in GROUP_NAMES else "")
+        raise ValueError(f"no variable {variable!r}; there are {_listed(known)}{hint}")
     if rare not in ("keep", "drop", "merge"):
         raise ValueError(f"rare= must be 'keep', 'drop' or 'merge', not {rare!r}")
     if min_count < 0 or (min_count > 0) != (rare != "keep"):
@@ -617,24 +785,46 @@ def _best_deal(counts: np.ndarray, rng: np.random.Generator, shuffles: int = 8) 
     return best[1]
 
 # %% ../nbs/01_annotations.ipynb #a4490aba
+def _best_change(counts: np.ndarray, split: np.ndarray, changes: list[dict]) -> dict:
+    "The best of the changes (group -> split) by which no class loses a split; empty for none."
+    held, good = np.stack([counts[split == s].sum(axis=0) for s in range(3)]), []
+    for change in changes:
+        after = held.copy()
+        for g, to in change.items():
+            after[split[g]] -= counts[g]
+            after[to] += counts[g]
+        if not ((held > 0) & (after == 0)).any():
+            good.append((_judge(after), list(change.items())))
+    return dict(min(good)[1]) if good else {}
+
+
+def _every_deal(counts: np.ndarray, wide: np.ndarray) -> np.ndarray:
+    "The best split of a few groups by trying all; gaps of the `wide` classes weigh most."
+    def badness(split: tuple) -> tuple:
+        held = np.stack([counts[np.equal(split, s)].sum(axis=0) for s in range(3)])
+        empty, *rest = _judge(held)
+        return empty, int((held[:, wide] == 0).sum()), *rest
+
+    return np.array(min(itertools.product(range(3), repeat=len(counts)), key=badness))
+
+
 def _mend_gaps(counts: np.ndarray, split: np.ndarray) -> np.ndarray:
-    "Move groups of classes that miss a split although they have three groups, rarest class first."
+    """Mend what misses a split although it has three groups, rarest class first.
+
+    One group moves; where that does not help two change places, and few are tried in all ways."""
     split = split.copy()
-    held = np.stack([counts[split == s].sum(axis=0) for s in range(3)])
     groups = (counts > 0).sum(axis=0)
-    for k in np.argsort(groups, kind="stable"):
-        for gap in np.flatnonzero(held[:, k] == 0) if groups[k] >= 3 else []:
-            moves = []
-            for g in np.flatnonzero(counts[:, k]):
-                after = held.copy()
-                after[split[g]] -= counts[g]
-                after[gap] += counts[g]
-                if not ((held > 0) & (after == 0)).any():
-                    moves.append((_judge(after), g, after))
-            if moves:
-                _, g, held = min(moves, key=lambda move: move[:2])
-                split[g] = gap
-    return split
+    wide, left = np.flatnonzero(groups >= 3), False
+    for k in wide[np.argsort(groups[wide], kind="stable")]:
+        own = np.flatnonzero(counts[:, k])
+        for gap in sorted({0, 1, 2} - set(split[own])):
+            moves = [{g: gap} for g in own]
+            change = _best_change(counts, split, moves) or _best_change(counts, split, [
+                {g: gap, h: split[g]} for g in own for h in np.flatnonzero(split == gap)])
+            for g, to in change.items():
+                split[g] = to
+            left = left or not change
+    return _every_deal(counts, wide) if left and len(counts) <= 7 else split
 
 # %% ../nbs/01_annotations.ipynb #ff8c299c
 class SmallClassWarning(UserWarning):
@@ -680,9 +870,9 @@ def split_annotations(
     """Deal the images 60/20/20, stratified by class, no group in two splits.
 
     The split depends on images, groups, labels and seed, not on the order of the rows. A class
-    that is not in all splits gets a `SmallClassWarning`, one with three groups or more only if no
-    move mends it. Raises ValueError for fewer than three groups or two classes, missing labels,
-    and images that come twice."""
+    that is not in all splits gets a `SmallClassWarning`, one with three groups or more only if
+    no move or exchange mends it. Raises ValueError for fewer than three groups or two classes,
+    missing labels, and images that come twice."""
     _check_splittable(table)
     order = np.argsort(table["image"].to_numpy(dtype=object), kind="stable")
     ordered = table.iloc[order]

@@ -125,10 +125,13 @@ def _image_key(path: Path) -> bytes:
         raise ValueError(f"The image {path} cannot be read ({error}).") from error
 
 # %% ../nbs/09_features.ipynb #32d7c343
+_TABLES = ("features", "descriptors")
+
+
 def _checksum(shard: dict[str, Tensor]) -> Tensor:
     """SHA-256 over the rows of a shard, as 32 uint8."""
     digest = hashlib.sha256()
-    for name in ("keys", "features", "descriptors"):
+    for name in ("keys", *_TABLES):
         digest.update(shard[name].contiguous().numpy())
     return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
@@ -145,6 +148,9 @@ def _read_shard(
     shapes = {"keys": 32, "features": widths[0], "descriptors": widths[1]}
     if set(shard) != {*shapes, "checksum"}:
         raise ValueError("not a shard of this cache")
+    kinds = dict.fromkeys(shard, torch.uint8) | dict.fromkeys(_TABLES, torch.float32)
+    if any(shard[name].dtype != kind for name, kind in kinds.items()):
+        raise ValueError("its numbers are of the wrong type")
     rows = len(shard["keys"])
     if any(shard[name].shape != (rows, width) for name, width in shapes.items()):
         raise ValueError("its rows have the wrong length")
@@ -181,12 +187,12 @@ def _read_cache(
             shard = _read_shard(path, [table.shape[1] for table in tables])
         except (OSError, ValueError) as error:
             warnings.warn(f"The cache file {path} is left out ({error}); its features are "
-                          "computed anew.", CacheWarning, stacklevel=4)
+                          "computed anew, and it may be deleted.", CacheWarning, stacklevel=4)
             continue
         at = [rows.get(key.tobytes(), -1) for key in shard["keys"].numpy()]
         at = torch.tensor(at, dtype=torch.long)
         wanted = at >= 0
-        for table, name in zip(tables, ("features", "descriptors"), strict=True):
+        for table, name in zip(tables, _TABLES, strict=True):
             table[at[wanted]] = shard[name][wanted]
         done[at[wanted]] = True
     return done

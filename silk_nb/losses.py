@@ -19,10 +19,12 @@ from .colour import colour_correlation
 # %% ../nbs/04_losses.ipynb #321a0b84
 def unit_length(
     vectors: Tensor,  # N×D float
-) -> Tensor:  # N×D, of length 1; vectors shorter than 1e-3 stay shorter, zero stays zero
+) -> Tensor:  # N×D float32 or float64, of length 1; shorter than 1e-3 stays shorter, zero zero
     """Normalise vectors to unit length, with gradients of at most 1000 (f_aux in Figure 1)."""
-    length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    return vectors / length.clamp_min(1e-3)
+    with torch.autocast(vectors.device.type, enabled=False):
+        full = vectors if vectors.dtype == torch.float64 else vectors.float()
+        length = torch.linalg.vector_norm(full, dim=-1, keepdim=True)
+        return full / length.clamp_min(1e-3)
 
 # %% ../nbs/04_losses.ipynb #eb8bc95a
 def pair_distances(

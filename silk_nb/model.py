@@ -333,7 +333,8 @@ def _as_state(found: object, path: Path) -> dict[str, Tensor]:
             f"{path} is no plain state dict ({odd[0]!r} holds no tensor): "
             "save model.state_dict() itself."
         )
-    state = {k: v.detach() for k, v in found.items()}
+    wrapped = all(k.startswith("module.") for k in found)  # saved from inside DataParallel
+    state = {k.removeprefix("module.") if wrapped else k: v.detach() for k, v in found.items()}
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     for key, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
@@ -357,9 +358,11 @@ def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise nearly anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        held = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch's own text is for a terminal
+        reason = f" (it holds {held[1]})" if held else ""
         raise ValueError(
-            f"{path} is damaged, or holds more than tensors and is not loaded for safety: {reason}"
+            f"{path} is damaged, or holds more than tensors{reason} and is not loaded for safety: "
+            "save model.state_dict(), not the model, or fetch the file again."
         ) from error
     return _as_state(found, path), {}
 
@@ -559,7 +562,8 @@ class SilkClassifier(nn.Module):
         dropout: float = 0.3,  # share of features dropped in training
         standardise: bool = False,  # as in `SilkHead`
         cosine: float | None = None,  # as in `SilkHead`
-        trainable: str | int = "none",  # of the backbone: "none", "all", or the last n blocks
+        trainable: str | int | None = None,  # "none", "all", or the last n blocks of the backbone;
+        # None: "none" with pretrained weights, "all" with weights=None
         mean: float | Sequence[float] | None = None,  # as in `load_backbone`
         std: float | Sequence[float] | None = None,  # as in `load_backbone`
         input_size: int | None = None,  # as in `load_backbone`
@@ -571,6 +575,8 @@ class SilkClassifier(nn.Module):
                 backbone, weights, mean=mean, std=std, input_size=input_size, seed=seed)
         elif not (mean is None and std is None and input_size is None):
             raise ValueError("mean, std and input_size belong to the backbone that was given.")
+        if trainable is None:  # random numbers must not be frozen
+            trainable = "none" if backbone.pretrained else "all"
         self.backbone = backbone.set_trainable(trainable)
         self.head = SilkHead(
             backbone.out_features, num_classes, task_fc=task_fc, dropout=dropout,

@@ -50,6 +50,14 @@ def _whole(value: Any, name: str) -> int:
         raise ValueError(f"{name} must be a whole number, not {value!r}") from None
 
 
+def _checked_seed(seed: Any) -> int:
+    "The seed as an int that fits into 64 bits, all that torch takes."
+    seed = _whole(seed, "seed")
+    if not -2**63 <= seed < 2**64:
+        raise ValueError(f"seed must lie between -2**63 and 2**64 - 1, not {seed}")
+    return seed
+
+
 def _checked_size(batch_size: Any, images: int) -> int:
     "The batch size as an int between 1 and the number of images."
     batch_size = _whole(batch_size, "batch_size")
@@ -67,7 +75,7 @@ class EpochSampler(Sampler[list[int]]):
     def __init__(self, labels: Any, batch_size: int, seed: int):
         self._codes, self.counts = _coded(labels)
         self.batch_size = _checked_size(batch_size, len(self._codes))
-        self._generator = torch.Generator().manual_seed(_whole(seed, "seed"))
+        self._generator = torch.Generator().manual_seed(_checked_seed(seed))
         self.epoch, self._done, self._turn = 0, 0, 0
         self._open = True  # the epoch at hand has batches left for the next iteration
 
@@ -334,7 +342,8 @@ class ClassBalancedBatchSampler(ResumableSampler):
         seed: int = 0,  # of the sampler's own generator
         allow_imbalanced: bool = False,  # go beyond Eq. 5, as balanced as can be
         class_names: Sequence | Mapping | None = None,  # names of integer labels, for messages
-        independent: bool = False,  # the paper's literal law: every draw on its own
+        independent: bool = False,  # the paper's literal law: every draw on its own; not uniform
+        # where the batch size comes near N_min · K, as the rarest class is used up in a batch
     ):
         super().__init__(labels, batch_size, seed)
         _at_least_two(self.counts)

@@ -718,6 +718,13 @@ def _check_arguments(images: int, size: int, seed: int) -> None:
         raise ValueError(f"seed={seed}: a seed must not be negative")
 
 
+def _is_leftover(path: Path) -> bool:
+    "Whether a path is what a run leaves that was stopped before its manifest was written."
+    if path.is_dir():
+        return path.name == "images" and not any(path.iterdir())
+    return path.name.startswith(f".{Path(MANIFEST).stem}.")  # of `atomic_write`
+
+
 def _claim_folder(folder: Path, made_by: dict) -> bool:
     "Check that a folder is ours or empty, mark it, and tell whether the set is complete."
     if folder.exists() and not folder.is_dir():
@@ -726,7 +733,7 @@ def _claim_folder(folder: Path, made_by: dict) -> bool:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         known, complete = found["made_by"], found["complete"]
     except (FileNotFoundError, ValueError, TypeError, KeyError):
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and not all(map(_is_leftover, folder.iterdir())):
             raise ValueError(
                 f"{folder} holds other things; give make_silk an empty or a new folder"
             ) from None
@@ -760,10 +767,12 @@ def make_silk(
     complete = _claim_folder(folder, made_by)
     plan = plan_silk(int(images), int(seed))
     missing = [row for row in plan.to_dict("records") if not (folder / row["image"]).exists()]
-    if complete and not missing and (folder / "master.txt").exists():
+    lists = [folder / "collection.txt", folder / "master.txt"]
+    if complete and not missing and all(path.exists() for path in lists):
         return folder / "master.txt"
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    _write_manifest(folder, made_by, complete=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_manifest(folder, made_by, complete=False)  # first: it says whose the folder is
+    (folder / "images").mkdir(exist_ok=True)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         jobs = [pool.submit(_draw_file, folder / row["image"], row, int(seed), int(size))
                 for row in missing]

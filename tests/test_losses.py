@@ -36,6 +36,29 @@ def batch(n, dim, classes, seed, normal=True):
     return (unit_length(x) if normal else x).requires_grad_(), labels
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_unit_length_of_large_float16_vectors(inside):
+    x = torch.full((2, 512), 6e3, dtype=torch.float16)  # of length 135,765, beyond float16
+    x[1, 0] = -6e4
+    x.requires_grad_()
+    with torch.autocast("cpu", torch.float16, enabled=inside):
+        unit = unit_length(x)
+    torch.testing.assert_close(unit.norm(dim=1), torch.ones(2))
+    unit[:, 0].sum().backward()
+    assert x.grad.abs().sum(1).gt(0).all() and x.grad.isfinite().all()
+
+
+def test_unit_length_is_exact_in_bfloat16():
+    layer = torch.nn.Linear(8, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        x = layer(torch.randn(16, 8, generator=torch.manual_seed(0)))
+        unit = unit_length(x)
+    assert x.dtype == torch.bfloat16 and unit.dtype == torch.float32
+    for found in (unit, unit_length(x.detach())):
+        torch.testing.assert_close(found.norm(dim=1), torch.ones(16), atol=1e-6, rtol=0)
+    assert unit_length(x.double()).dtype == torch.float64
+
+
 @settings(max_examples=300, deadline=None)
 @given(n=st.integers(0, 24), dim=st.integers(1, 6), classes=st.integers(1, 8),
        seed=st.integers(0, 10**6), normal=st.booleans(), margin=st.sampled_from([0.0, 0.2, 1.0]))

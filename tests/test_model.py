@@ -254,6 +254,14 @@ def test_damaged_and_odd_files(resnet_file, tmp_path):
     _refused(tmp_path / "folder.pt", "no weights file")
 
 
+def test_weights_saved_from_data_parallel(tmp_path):
+    network = load_backbone(SMALL, "silk-textures").network
+    torch.save(nn.DataParallel(network).state_dict(), tmp_path / "parallel.pt")
+    found = load_backbone(SMALL, tmp_path / "parallel.pt", mean=0.5, std=0.5).network.state_dict()
+    for key, value in network.state_dict().items():
+        assert torch.equal(found[key], value)
+
+
 class _Trap:
     def __reduce__(self):
         return (os.mkdir, (str(_Trap.where),))
@@ -265,6 +273,13 @@ def test_code_in_a_pickle_is_not_run(tmp_path):
     (tmp_path / "bare.pt").write_bytes(pickle.dumps(_Trap(), protocol=2))
     _refused(tmp_path / "trap.pth", "trap.pth", "safety")
     _refused(tmp_path / "bare.pt", "bare.pt")
+    torch.save(nn.Linear(2, 2), tmp_path / "model.pt")
+    _refused(tmp_path / "model.pt", "it holds torch.nn.modules.linear.Linear",
+             "save model.state_dict(), not the model")
+    for name in ("trap.pth", "model.pt"):
+        with pytest.raises(ValueError) as caught:
+            load_backbone("resnet18", tmp_path / name)
+        assert str(caught.value).isprintable()  # torch's text has escapes for a terminal
     assert not _Trap.where.exists()
 
 
@@ -394,10 +409,19 @@ def test_trainable_can_be_changed_and_counts_the_parameters(small):
     assert parameter_table(model).loc["total", "parameters"] == total
 
 
-@pytest.mark.parametrize("trainable", [0, -1, 21, 1.5, True, "some", "2", None])
+@pytest.mark.parametrize("trainable", [0, -1, 21, 1.5, True, "some", "2"])
 def test_bad_trainable(small, trainable):
     with pytest.raises(ValueError, match="trainable"):
         SilkClassifier(3, small, trainable=trainable)
+
+
+def test_by_default_only_a_pretrained_backbone_is_frozen(small):
+    random = SilkClassifier(5, SMALL, weights=None, seed=0)
+    assert random.trainable == "all"
+    assert all(p.requires_grad for p in random.backbone.parameters())
+    assert SilkClassifier(5, load_backbone(SMALL, None, seed=0)).trainable == "all"
+    assert SilkClassifier(5, small).trainable == "none"
+    assert not any(p.requires_grad for p in small.parameters())
 
 
 @pytest.mark.parametrize("trainable", ["none", 1])

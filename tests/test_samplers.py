@@ -465,6 +465,11 @@ def test_bad_arguments(make, labels, batch_size, says):
 
 @every_sampler
 def test_bad_seed(make):
+    for seed in (2**70, 2**64, -2**63 - 1):
+        with pytest.raises(ValueError, match=r"seed must lie between -2\*\*63 and 2\*\*64"):
+            RandomBatchSampler([0, 1], 2, seed=seed)
+    for seed in (2**64 - 1, -2**63):
+        assert len(list(RandomBatchSampler([0, 1], 2, seed=seed))) == 1
     with pytest.raises(ValueError, match="seed must be a whole number"):
         make([0, 1], 1, seed=1.5)
 

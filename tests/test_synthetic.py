@@ -247,6 +247,39 @@ def test_lost_image_is_drawn_again(tmp_path):
     assert contents(master.parent) == before
 
 
+@pytest.mark.parametrize("name", ["collection.txt", "master.txt"])
+def test_lost_list_is_written_again(tmp_path, name):
+    master = make_silk(tmp_path / "set", **SMALL)
+    before = contents(master.parent)
+    (tmp_path / "set" / name).unlink()
+    assert make_silk(tmp_path / "set", **SMALL) == master
+    assert contents(master.parent) == before
+
+
+def test_a_first_write_that_failed_does_not_spoil_the_folder(silk, tmp_path, monkeypatch):
+    real, folder = synthetic.atomic_write, tmp_path / "set"
+
+    def no_space(path):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(synthetic, "atomic_write", no_space)
+    with pytest.raises(OSError, match="no space"):
+        make_silk(folder, seed=3, **SMALL)
+    monkeypatch.setattr(synthetic, "atomic_write", real)
+    (folder / "images").mkdir(exist_ok=True)  # what an older version left
+    (folder / ".silk.0123456789ab.json").write_text("{")  # and a kill
+    master = make_silk(folder, seed=3, **SMALL)
+    (folder / ".silk.0123456789ab.json").unlink()
+    assert contents(master.parent) == contents(silk.parent)
+
+
+def test_images_of_others_are_not_taken_for_leftovers(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "mine.jpg").write_text("mine")
+    with pytest.raises(ValueError, match="holds other things"):
+        make_silk(tmp_path, **SMALL)
+
+
 def test_foreign_folder_is_refused_and_left_alone(tmp_path):
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds other things"):
