@@ -32,6 +32,8 @@ from matplotlib.axes import Axes
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
+from .imbalance import literal_text
+
 # %% ../nbs/01_annotations.ipynb #b0d1919c
 @contextmanager
 def atomic_write(
@@ -907,4 +909,4 @@ def plot_split(
         ax.tick_params(axis="x", labelrotation=90 if len(order) > 12 else 30)
     ax.set(yscale="log", ylabel="images", title=f"{len(table):,} images, {len(order)} classes")
     ax.legend(frameon=False)
-    return ax
+    return literal_text(ax)

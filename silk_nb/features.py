@@ -34,6 +34,7 @@ from tqdm.auto import tqdm
 # %% ../nbs/09_features.ipynb #959941d7
 from .annotations import atomic_write, open_image
 from .colour import colour_descriptor
+from .imbalance import literal_text
 from .model import Backbone
 
 # %% ../nbs/09_features.ipynb #0db1b682
@@ -410,7 +411,7 @@ def plot_features(
     ax.set(title=title, xlabel=f"component 1 ({share[0]:.0%} of variance)",
            ylabel=f"component 2 ({share[1]:.0%} of variance)")
     ax.legend(title="class (images)", loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
-    return ax
+    return literal_text(ax)
 
 # %% ../nbs/09_features.ipynb #f71814c9
 class Batch(NamedTuple):

@@ -198,7 +198,7 @@ _PAGE = """<!DOCTYPE html>
 <section><h2>In plain words</h2>
 <ul>{% for line in words %}<li>{{ line }}</li>{% endfor %}</ul></section>
 <section><h2>Tables</h2>
-{% for table in tables %}<div class="wide" tabindex="0">{{ table | safe }}</div>{% endfor %}
+{% for table in tables %}<div class="wide" tabindex="0" style="margin-bottom: 1.5rem">{{ table | safe }}</div>{% endfor %}
 </section>
 <section><h2>Figures</h2>
 {% for one in figures %}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SILK_COUNTS', 'label_series', 'class_counts', 'minority_classes', 'imbalance_ratio', 'balance_deviation',
-           'imbalance_degree', 'describe_imbalance', 'plot_class_distribution']
+           'imbalance_degree', 'describe_imbalance', 'literal_text', 'plot_class_distribution']
 
 # %% ../nbs/00_imbalance.ipynb #98027c25
 from collections.abc import Hashable, Mapping
@@ -17,6 +17,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator
 
 # %% ../nbs/00_imbalance.ipynb #00d1c0cd
 SILK_COUNTS: dict[str, dict[str, int]] = {
@@ -226,6 +227,20 @@ def _marked_bars(ax: Axes, names: list, counts: dict, minority: list, horizontal
             Patch(label="minority class, below N/K", edgecolor="white", **style[True])]
 
 # %% ../nbs/00_imbalance.ipynb #6b7096c0
+def literal_text(
+    ax: Axes,
+) -> Axes:  # the same
+    "Show names as they are written: a `$` in a class name starts no formula."
+    texts = [*ax.texts, ax.title, ax.xaxis.label, ax.yaxis.label]
+    texts += ax.get_legend().get_texts() if ax.get_legend() else []
+    for axis in (ax.xaxis, ax.yaxis):
+        if isinstance(axis.get_major_locator(), FixedLocator):  # names, not numbers
+            texts += axis.get_ticklabels()
+    for text in texts:
+        text.set_parse_math(False)
+    return ax
+
+
 def plot_class_distribution(
     counts: Any,  # images per class: a mapping, Series or array
     *,
@@ -254,7 +269,7 @@ def plot_class_distribution(
     if legend:
         where = "lower right" if horizontal else "upper right"
         ax.legend(handles=[*patches, drawn], loc=where, fontsize=8)
-    return ax
+    return literal_text(ax)
 
 # %% ../nbs/00_imbalance.ipynb #d39aa490
 def _finish_axes(ax: Axes, log: bool, horizontal: bool, largest: int, smallest: int) -> None:

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from .imbalance import class_counts, label_series
+from .imbalance import class_counts, label_series, literal_text
 
 # %% ../nbs/07_samplers.ipynb #4736e908
 def _coded(
@@ -240,7 +240,7 @@ def plot_batches(
     ax.set_ylim(bottom=0)
     ax.grid(axis="y", alpha=0.3)
     ax.legend()
-    return ax
+    return literal_text(ax)
 
 # %% ../nbs/07_samplers.ipynb #1d88be02
 def _at_least_two(counts: pd.Series) -> None:

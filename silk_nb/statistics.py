@@ -35,7 +35,7 @@ from silk_nb.evaluation import (
     per_class_table,
     plot_per_class_f1,
 )
-from .imbalance import balance_deviation, imbalance_ratio
+from .imbalance import balance_deviation, imbalance_ratio, literal_text
 
 # %% ../nbs/13_statistics.ipynb #0b2d6350
 _RUN = ["variable", "experiment", "seed"]
@@ -140,7 +140,7 @@ def plot_accuracy_against_minority(
                     zorder=3, elinewidth=1, color=palette[number % len(palette)])
     _finish_trade(ax, variable)
     _label_beside(ax, [str(name) for name in mean.index], *mean.to_numpy().T)
-    return ax
+    return literal_text(ax)
 
 # %% ../nbs/13_statistics.ipynb #959c5c36
 def _finish_trade(ax: Axes, variable: object) -> None:
@@ -415,7 +415,7 @@ def plot_gain_per_class(
     ax = plot_per_class_f1(lists, ax=ax)
     ax.set_title(f"{variable}: {ax.get_title()}", fontsize=11, pad=6 + 15 * (len(lists) > 1)
                  + 15 * (len(lists) > 4))
-    return ax
+    return literal_text(ax)
 
 # %% ../nbs/13_statistics.ipynb #9cdda131
 def _class_mean(
@@ -898,7 +898,7 @@ def plot_critical_difference(
     )
     plt.setp(drawn["labels"], color="black")
     _finish_ranks(ax, asked, metric, blocks, alpha)
-    return ax
+    return literal_text(ax)
 
 # %% ../nbs/13_statistics.ipynb #eb2645e7
 def _finish_ranks(ax: Axes, asked: FriedmanResult, metric: str, blocks: str,
@@ -969,7 +969,7 @@ def plot_gain_against_imbalance(
     _finish_gains(ax, x, measure, metric, log)
     title = f"Gain over {baseline} and imbalance of the variables{note}"
     _legend_above(ax, title, len(names))
-    return ax
+    return literal_text(ax)
 
 # %% ../nbs/13_statistics.ipynb #f64a1ba2
 def _draw_gains(ax: Axes, gains: pd.DataFrame, x: pd.Series, log: bool) -> None:
