@@ -128,7 +128,7 @@ def test_frozen_features_give_what_the_images_give(run, silk_table):
     """The stored head on cached features scores as the whole network does on the image files."""
     stored = table_of(run, "predictions.csv")
     network = load_run(run)
-    fresh = predict_images(network, stored["image"][:12].tolist(), quiet=True)
+    fresh, _ = predict_images(network, stored["image"][:12].tolist(), quiet=True)
     names = network.classes
     assert fresh["class"].tolist() == stored["predicted"][:12].tolist()
     assert np.allclose(fresh[names], stored[[f"score: {n}" for n in names]][:12], atol=1e-5)
@@ -263,7 +263,7 @@ def test_fine_tuning_the_last_block(silk_table, tmp_path):
     assert changed and not any("conv1" in name for name in changed)
     stored = table_of(tmp_path / "tuned", "predictions.csv")
     network = load_run(tmp_path / "tuned")
-    fresh = predict_images(network, stored["image"].tolist(), quiet=True)
+    fresh, _ = predict_images(network, stored["image"].tolist(), quiet=True)
     assert fresh["class"].tolist() == stored["predicted"].tolist()
 
 
