@@ -1,6 +1,5 @@
 """A run on new images: what can be read is classified, the rest is listed."""
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
