@@ -41,7 +41,8 @@ def atomic_write(
 ) -> Iterator[Path]:  # a path in the same folder to write to, with the same suffix
     """Hand out a temporary path that becomes `path` when the block ends without an error.
 
-    After an error in the block the temporary file is removed and `path` is as it was.
+    After an error in the block the temporary file is removed and `path` is as it was; an OSError
+    of the system, such as a full disk, names `path` and not the temporary file.
     Raises FileNotFoundError when the folder of `path` is missing, or when nothing was written."""
     path = Path(path)
     if not path.parent.is_dir():
@@ -54,6 +55,10 @@ def atomic_write(
         if not part.exists():
             raise FileNotFoundError(f"nothing was written for {path}")
         os.replace(part, path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, part, str(part)):
+            raise  # not about this file
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -525,7 +525,8 @@ def _plot_validation(ax: Axes, history: pd.DataFrame) -> None:
     for name, (label, colour) in columns.items():
         ax.plot(history["epoch"], 100 * history[name], "--", color=colour, label=label,
                 marker=marker)
-    ax.legend(frameon=False, fontsize=9, loc="lower right", ncols=2)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9,
+              borderaxespad=0.2, handletextpad=0.4)  # above, clear of the curves
     ax.set_ylabel("validation [%]")
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -553,8 +554,10 @@ def plot_history(
         panel.grid(axis="y", color="0.9", linewidth=0.8)
         panel.margins(x=0.02)
     upper.tick_params(labelbottom=False)
+    late = best - rows["epoch"].iloc[0] > 0.7 * (rows["epoch"].iloc[-1] - rows["epoch"].iloc[0])
     upper.annotate(f"best epoch: {best}", (best, 1), xycoords=("data", "axes fraction"),
-                   xytext=(4, -12), textcoords="offset points", fontsize=9, color="0.3")
+                   xytext=(-4 if late else 4, -12), textcoords="offset points", fontsize=9,
+                   color="0.3", ha="right" if late else "left")
     return upper
 
 # %% ../nbs/12_evaluation.ipynb #1cb75079
@@ -598,6 +601,19 @@ def _against(value: float, accuracy: float) -> str:
     return f"{abs(gap):.1f} points {'below' if gap < 0 else 'above'} the overall accuracy"
 
 # %% ../nbs/12_evaluation.ipynb #2b7ad208
+def _untested(per_class: pd.DataFrame) -> list[str]:
+    """Which classes have no test image, and what that does to the mean F1."""
+    tested = per_class["test"] > 0
+    absent = [str(name) for name in per_class.index[~tested]]
+    if not absent:
+        return []
+    what = "the mean F1" + " and the minority F1" * bool(per_class["minority"][~tested].any())
+    return [f"{_number(len(absent), 'class', 'classes')} could not be tested, for want of test "
+            f"images: {_listed(absent)}. Counted as F1 = 0 "
+            f"{'it pulls' if len(absent) == 1 else 'they pull'} {what} down: over the tested "
+            f"classes alone the mean F1 is {100 * per_class.loc[tested, 'f1'].mean():.1f} %."]
+
+
 def _headline(per_class: pd.DataFrame, scores: Mapping[str, float]) -> list[str]:
     """Sentences on accuracy, mean F1 and the minority classes."""
     images, classes = int(per_class["test"].sum()), len(per_class)
@@ -609,6 +625,7 @@ def _headline(per_class: pd.DataFrame, scores: Mapping[str, float]) -> list[str]
         f"With every class counted alike, the mean F1 over {_number(classes, 'class', 'classes')} "
         f"is {100 * mean:.1f} %, {_against(mean, accuracy)}.",
     ]
+    lines += _untested(per_class)
     is_rare = per_class["minority"].astype(bool)
     number, others = int(is_rare.sum()), per_class.loc[~is_rare, "f1"]
     if not number or math.isnan(rare):
@@ -625,7 +642,7 @@ def _failures(tested: pd.DataFrame, fail_below: float) -> str:
     bound = f"{100 * fail_below:.0f} %"
     if failing.empty:
         lowest = tested["f1"].idxmin()
-        return (f"No class with test images has an F1 below {bound}; the lowest is "
+        return (f"No tested class has an F1 below {bound}; the lowest is "
                 f"{lowest} with {100 * tested['f1'].min():.0f} %.")
     found = _found(failing)
     items = []
@@ -641,7 +658,7 @@ def _failures(tested: pd.DataFrame, fail_below: float) -> str:
 
 # %% ../nbs/12_evaluation.ipynb #3ad7ed5b
 def _doubts(per_class: pd.DataFrame, few: int) -> list[str]:
-    """How rough the numbers of small classes are, and which classes were not tested at all."""
+    """How rough the numbers of small classes are."""
     lines = []
     small = per_class[per_class["test"].between(1, few - 1)].sort_values("test", kind="stable")
     if len(small):
@@ -656,10 +673,6 @@ def _doubts(per_class: pd.DataFrame, few: int) -> list[str]:
             f"{_number(len(small), 'class', 'classes')} {has} fewer than {few} test images, "
             f"too few for exact numbers; 95 % intervals of the recall: {_listed(items)}."
         )
-    absent = [str(name) for name in per_class.index[per_class["test"] == 0]]
-    if absent:
-        lines.append(f"Nothing is known about {_listed(absent)}: there is no test image. "
-                     "In the means over all classes each counts as F1 = 0.")
     return lines
 
 # %% ../nbs/12_evaluation.ipynb #7a761022

@@ -11,8 +11,9 @@ __all__ = ['RunConfig', 'data_fingerprint', 'write_json', 'check_once', 'Seen', 
 import dataclasses
 import hashlib
 import json
+import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +43,14 @@ from .training import TrainingConfig, apply_network, fit
 _all_ = ["EXPERIMENTS", "find_experiment"]  # of silk_nb.recipes, at hand here too
 
 # %% ../nbs/16_experiments.ipynb #4b64f282
+def _absolute(weights: str | Path | None, path: Callable[[str], str] = os.path.abspath
+              ) -> str | None:
+    """A weights file by its absolute path; whatever is no file by its name."""
+    if weights is None or Path(weights).suffix not in (".safetensors", ".pt", ".pth"):
+        return weights
+    return path(str(weights))
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """All settings of a run; JSON holds it whole."""
@@ -69,7 +78,8 @@ class RunConfig:
     select: str = "validation_loss"  # or "validation_mean_f1": what the best epoch is best in
 
     def settled(self) -> "RunConfig":
-        """The same with the experiment's name as the grammar writes it, and its head's settings.
+        """The same with the experiment's name as the grammar writes it, its head's settings, and
+        the path of a weights file made absolute, so that the run can be used from any folder.
 
         What was set by hand stays. Raises `ValueError` for an unknown experiment, and for one
         that wants a frozen backbone where it is trained.
@@ -79,7 +89,8 @@ class RunConfig:
         chosen = {k: v for k, v in HEADS[experiment.head].items() if getattr(self, k) == usual[k]}
         if experiment.classification == "LDAM-DRW" and self.select == usual["select"]:
             chosen["select"] = "validation_mean_f1"  # its loss changes its meaning on the way
-        settled = dataclasses.replace(self, experiment=experiment.name, **chosen)
+        settled = dataclasses.replace(self, experiment=experiment.name,
+                                      weights=_absolute(self.weights), **chosen)
         frozen = {"standardised features": settled.standardise, "SMOTE": experiment.oversampling,
                   "a classifier without network": experiment.without_network,
                   f"{experiment.after}": experiment.after in ("cRT", "tau")}
@@ -112,6 +123,11 @@ def write_json(path: Path, content: Mapping) -> None:
         part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _comparable(run: dict) -> dict:
+    """The settings of a run, its weights file by the one path that links lead to."""
+    return run | {"weights": _absolute(run.get("weights"), os.path.realpath)}
+
+
 def _claim(folder: Path, header: dict) -> bool:
     """Whether the run in `folder` is finished. Refuses a folder that holds anything else."""
     file = folder / "config.json"
@@ -122,14 +138,13 @@ def _claim(folder: Path, header: dict) -> bool:
             raise FileExistsError(f"{folder} holds other things and no run: name a new folder.")
         return False
     held = json.loads(file.read_text(encoding="utf-8"))
-    differ = [f"{part}.{k}" if part == "run" else part
-              for part in ("run", "data") if held.get(part) != header[part]
-              for k in (header["run"] if part == "run" else "-")
-              if part != "run" or held.get("run", {}).get(k) != header["run"][k]]
+    wanted, found = _comparable(header["run"]), _comparable(held.get("run", {}))
+    differ = [f"run.{k}" for k in wanted if found.get(k) != wanted[k]]
+    differ += ["data"] * (held.get("data") != header["data"])
     if differ:
         raise FileExistsError(f"{folder} holds another run, which differs in "
                               f"{', '.join(differ)}: name a new folder.")
-    return (folder / "metrics.json").exists()
+    return all((folder / name).exists() for name in ("metrics.json", "weights.safetensors"))
 
 # %% ../nbs/16_experiments.ipynb #83b3d30e
 def _stamps(images: pd.Series) -> pd.Series:
@@ -252,8 +267,8 @@ def _facts(header: dict, split: pd.DataFrame, account: dict, history: pd.DataFra
     return {
         "data": header["source"], "variable": run["variable"], "experiment": run["experiment"],
         "seed": run["seed"], "classes": len(counts), "images": dict(sizes),
-        "imbalance ratio IR": f"{imbalance_ratio(counts):.2f}",
-        "balance deviation BD": f"{balance_deviation(counts):.2f}",
+        "imbalance ratio IR (all splits)": f"{imbalance_ratio(counts):.2f}",
+        "balance deviation BD (all splits)": f"{balance_deviation(counts):.2f}",
         "backbone": header["seen"],
         "batch size": header["batch_size"], "epochs": _chosen(history),
         "versions": header["versions"],
@@ -296,6 +311,7 @@ def _write_results(folder, header, split, account, rejected, history, scores) ->
         folder, title=f"{header['run']['experiment']} on {header['run']['variable']}",
         facts=_facts(header, split, account, history), scores=metrics,
         per_class=per_class, figures=figures, confusion=confusion, left_out=left,
+        unreadable=rejected,
         created=header["created"])
     _write_scores(folder / "validation.json", validation)
     _write_scores(folder / "metrics.json", metrics)

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .annotations import IMAGE_SUFFIXES
+from .annotations import IMAGE_SUFFIXES, check_images
 from .comparators import build_head
 from .evaluation import plain_account
 from .experiments import read_scores
@@ -60,8 +60,12 @@ def _backbone(folder: str | Path, run: dict, made: dict | None, weights: str | P
         raise ValueError(f"{folder} was trained on features that were given, not on images: it has "
                          "no backbone to look at images with.")
     frozen, weights = run["trainable"] == "none", weights or run["weights"]
-    backbone = load_backbone(run["backbone"], weights if frozen else None, mean=made["mean"],
-                             std=made["std"], input_size=made["input_size"])
+    try:
+        backbone = load_backbone(run["backbone"], weights if frozen else None, mean=made["mean"],
+                                 std=made["std"], input_size=made["input_size"])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"the weights file {weights} that {folder} was trained with is not "
+                                "there: say with weights= where it is now.") from error
     if frozen and backbone.fingerprint() != made["fingerprint"]:
         raise ValueError(f"the backbone weights {weights} are not those that {folder} was trained "
                          "with: give the same file as weights=.")
@@ -76,6 +80,9 @@ def load_run(
     """Build the network of a run. Raises `FileNotFoundError` or `ValueError` where it cannot."""
     header = read_header(folder)
     run, file = header["run"], Path(folder) / "weights.safetensors"
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no {file}: start the same training again, it makes the "
+                                "run anew.")
     try:
         with safe_open(file, "pt") as stored:
             notes = json.loads(stored.metadata()["silk_nb"])
@@ -119,18 +126,24 @@ def predict_images(
     *,
     device: str | None = None,  # None: the GPU where there is one
     quiet: bool = False,
-) -> pd.DataFrame:  # image, class, score, then a column per class with its score
-    """Class and scores of each image. Raises for an image that cannot be read, naming it."""
-    paths = find_images(places)
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # predictions; image and reason of what cannot be read
+    """Class and scores of each image that can be read: image, class, score, a score per class.
+
+    Raises `FileNotFoundError` for a missing place, `ValueError` where no image can be read.
+    """
+    found = pd.DataFrame({"image": [str(path) for path in find_images(places)]})
+    good, rejected = check_images(found, quiet=quiet)
+    paths = list(good["image"])
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     backbone = run.model.backbone
     data = ImageData(paths, [0] * len(paths), size=backbone.input_size, mean=backbone.mean,
                      std=backbone.std)
     scores, _ = apply_network(run.model.to(device), data, batch_size=32, device=device, quiet=quiet)
-    head = pd.DataFrame({"image": [str(path) for path in paths],
+    head = pd.DataFrame({"image": paths,
                          "class": [run.classes[i] for i in scores.argmax(1)],
                          "score": scores.max(1).values.numpy()})
-    return pd.concat([head, pd.DataFrame(scores.numpy(), columns=run.classes)], axis=1)
+    table = pd.concat([head, pd.DataFrame(scores.numpy(), columns=run.classes)], axis=1)
+    return table, rejected
 
 # %% ../nbs/17_predict.ipynb #79294473
 def evaluate_run(

@@ -74,7 +74,7 @@ def standard_figures(
     counts = per_class[column].astype(int)
     axes = {}
     if len(counts) > 1:
-        drawn = plot_class_distribution(counts)
+        drawn = plot_class_distribution(counts, title=f"Images per class, {images} split")
         axes[f"Images per class ({images} split)"] = (drawn, alt["distribution"])
     axes["F1 per class on the test set"] = (plot_per_class_f1({"": per_class}), alt["f1"])
     if confusion is not None:
@@ -321,7 +321,8 @@ _FIGURES = """{% from "table" import table %}
 <section aria-labelledby="left"><h2 id="left">Images left out</h2>
 {% if left_out %}
 {{ table("Images that took no part, and why", ["reason", "images"], left_out, "narrow") }}
-{% else %}<p>No image was left out.</p>{% endif %}</section>
+{% else %}<p>No image was left out.</p>{% endif %}
+{% if unreadable %}<p>{{ unreadable }}</p>{% endif %}</section>
 {% endif %}
 """
 
@@ -355,6 +356,16 @@ def _left_out_rows(left_out: Mapping[str, int] | None) -> list[dict] | None:
     return [_row(why, [f"{number:,}"]) for why, number in left_out.items() if number]
 
 
+def _unreadable(rejected: pd.DataFrame | None, most: int = 5) -> str | None:
+    """Which images cannot be read, the first of them by name."""
+    if rejected is None or rejected.empty:
+        return None
+    first = [f"{Path(image).name} ({reason})"
+             for image, reason in zip(rejected["image"][:most], rejected["reason"], strict=False)]
+    more = f"; and {len(rejected) - most} more" if len(rejected) > most else ""
+    return f"Cannot be read: {'; '.join(first)}{more}. All are listed in rejected.csv."
+
+
 def _account_of(per_class: pd.DataFrame, scores: Mapping | pd.DataFrame) -> list[str]:
     """The plain account, where the scores are those of one run."""
     if isinstance(scores, pd.DataFrame):
@@ -372,6 +383,7 @@ def write_report(
     figures: Mapping,  # caption -> Figure or PNG path, alone or in a pair with its alt text
     confusion: pd.DataFrame | None = None,  # counts, for the table of mistakes
     left_out: Mapping[str, int] | None = None,  # reason -> number of images
+    unreadable: pd.DataFrame | None = None,  # image and reason, as in rejected.csv of the folder
     account: Sequence[str] | None = None,  # sentences; `plain_account` by default
     created: str | None = None,  # when it was made, as shown below the title
     name: str = "report.html",  # file name
@@ -395,7 +407,7 @@ def write_report(
         classes=_class_rows(per_class), figures=png_figures(figures),
         mistake_head=["true class", "taken for", "test images", "share of the true class"],
         mistakes=None if confusion is None else _confusion_rows(confusion),
-        left_out=_left_out_rows(left_out),
+        left_out=_left_out_rows(left_out), unreadable=_unreadable(unreadable),
     )
     with atomic_write(folder / name) as temporary:
         Path(temporary).write_text(page, encoding="utf-8")

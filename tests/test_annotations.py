@@ -1,4 +1,5 @@
 """Properties, faults and edges of silk_nb.annotations."""
+import errno
 import itertools
 import json
 import os
@@ -92,6 +93,19 @@ def test_atomic_write_says_what_is_wrong(tmp_path):
     with pytest.raises(IsADirectoryError, match="it is a folder"):
         with atomic_write(tmp_path):
             pass
+
+
+def test_atomic_write_names_the_file_and_not_its_temporary_name(tmp_path):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    for error in (full, lambda part: OSError(errno.EACCES, "Permission denied", str(part))):
+        with pytest.raises(OSError) as caught:
+            with atomic_write(tmp_path / "a.csv") as part:
+                raise error(part) if callable(error) else error
+        assert caught.value.filename == str(tmp_path / "a.csv") and caught.value.errno
+        assert part.name not in str(caught.value) and not os.listdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="picture.png"):  # another file is not renamed
+        with atomic_write(tmp_path / "a.csv"):
+            (tmp_path / "picture.png").read_bytes()
 
 
 def test_write_table_keeps_floats_and_named_index(tmp_path):

@@ -1,6 +1,7 @@
 """One run from the label table to the run folder: what it holds, and what no kill changes."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
 
+import silk_nb
 from silk_nb.experiments import EXPERIMENTS, RunConfig, check_once, find_experiment, run_experiment
 from silk_nb.model import load_backbone
 from silk_nb.predict import evaluate_run, load_run, predict_images, read_header
@@ -27,6 +29,7 @@ CONFIG = RunConfig("technique", "C + co + sem", backbone="shufflenet_v2_x0_5",
 RESULTS = {"config.json", "split.csv", "rejected.csv", "history.csv", "weights.safetensors",
            "metrics.json", "per_class.csv", "predictions.csv", "confusion.csv", "figures",
            "report.html", "validation.json"}
+SHIPPED = Path(silk_nb.__file__).parent / "weights" / "silk-textures.safetensors"
 DETERMINED = ["split.csv", "history.csv", "weights.safetensors", "validation.json", "metrics.json",
               "per_class.csv", "predictions.csv", "confusion.csv"]
 
@@ -110,6 +113,39 @@ def test_a_finished_run_is_not_done_again_and_another_one_is_refused(run, silk_t
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
 
 
+def test_a_run_without_its_weights_is_trained_anew(run, silk_table, silk_cache, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "weights.safetensors").unlink()
+    run_experiment(silk_table, tmp_path / "run", CONFIG, cache=silk_cache, quiet=True)
+    assert contents(tmp_path / "run", DETERMINED) == contents(run, DETERMINED)
+
+
+def test_a_weights_file_given_by_a_relative_path_is_found_from_anywhere(
+        silk_table, silk_cache, tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    shutil.copy(SHIPPED, here / "w.safetensors")
+    config = replace(CONFIG, weights="./w.safetensors", max_epochs=1)
+    monkeypatch.chdir(here)
+    metrics = run_experiment(silk_table, "run", config, cache=silk_cache, quiet=True)
+    assert read_header("run")["run"]["weights"] == str(here / "w.safetensors")
+    assert RunConfig("v").settled().weights == "DEFAULT"
+    monkeypatch.chdir(there)
+    load_run(here / "run")
+    (there / "link").symlink_to(here)
+    for same in ("../here/w.safetensors", "link/w.safetensors", here / "w.safetensors"):
+        config = replace(config, weights=str(same))
+        again = run_experiment(silk_table, here / "run", config, cache=silk_cache, quiet=True)
+        assert again == pytest.approx(metrics, nan_ok=True)
+    with pytest.raises(FileExistsError, match="differs in run.weights: "):
+        run_experiment(silk_table, here / "run", replace(config, weights="w.safetensors"))
+    (here / "w.safetensors").rename(there / "moved.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"here/w\.safetensors .*say with weights= where"):
+        load_run(here / "run")
+    load_run(here / "run", weights="moved.safetensors")
+
+
 def test_a_folder_of_other_things_is_refused_and_left(tmp_path, silk_table):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="holds other things and no run"):
@@ -128,7 +164,7 @@ def test_frozen_features_give_what_the_images_give(run, silk_table):
     """The stored head on cached features scores as the whole network does on the image files."""
     stored = table_of(run, "predictions.csv")
     network = load_run(run)
-    fresh = predict_images(network, stored["image"][:12].tolist(), quiet=True)
+    fresh, _ = predict_images(network, stored["image"][:12].tolist(), quiet=True)
     names = network.classes
     assert fresh["class"].tolist() == stored["predicted"][:12].tolist()
     assert np.allclose(fresh[names], stored[[f"score: {n}" for n in names]][:12], atol=1e-5)
@@ -213,6 +249,9 @@ def test_bad_images_are_listed_and_left_out_also_when_it_goes_on(silk_table, sil
         assert sorted(Path(p).name for p in rejected["image"]) == ["gone.jpg", "text.jpg",
                                                                    "torn.jpg"]
         assert rejected["reason"].str.len().gt(5).all()
+        page = (tmp_path / folder / "report.html").read_text()
+        assert all(f"{name}.jpg (" in page for name in ("gone", "text", "torn"))
+        assert "listed in rejected.csv" in page and "IR (all splits)" in page
         assert len(table_of(tmp_path / folder, "split.csv")) == len(rows) - 3
     assert torn.exists() and text.exists()
 
@@ -263,7 +302,7 @@ def test_fine_tuning_the_last_block(silk_table, tmp_path):
     assert changed and not any("conv1" in name for name in changed)
     stored = table_of(tmp_path / "tuned", "predictions.csv")
     network = load_run(tmp_path / "tuned")
-    fresh = predict_images(network, stored["image"].tolist(), quiet=True)
+    fresh, _ = predict_images(network, stored["image"].tolist(), quiet=True)
     assert fresh["class"].tolist() == stored["predicted"].tolist()
 
 

@@ -156,6 +156,21 @@ def test_optional_parts_are_left_out_or_said_to_be_empty(tmp_path, run):
     assert "No test image was given a wrong class." in page.text
 
 
+def test_images_that_cannot_be_read_are_named_and_the_list_is_pointed_to(tmp_path, run):
+    few = pd.DataFrame({"image": ["a/x <1>.jpg", "b.png"], "reason": ["no such file", "torn"]})
+    text = Page(write(tmp_path, run, unreadable=few).read_text("utf-8")).text
+    assert "Cannot be read: x <1>.jpg (no such file); b.png (torn). All are listed in rej" in text
+    many = pd.concat([few] * 4)
+    text = Page(write(tmp_path, run, unreadable=many).read_text("utf-8")).text
+    assert "; and 3 more. All" in text
+    assert "Cannot" not in Page(write(tmp_path, run, unreadable=few[:0]).read_text("utf-8")).text
+
+
+def test_the_figure_of_the_class_sizes_says_which_images_it_counts(run):
+    drawn = standard_figures(run["per_class"])["Images per class (training split)"][0]
+    assert drawn.axes[0].get_title().startswith("Images per class, training split\nIR ")
+
+
 def test_several_experiments_need_an_account(tmp_path, run):
     table = compare_scores({"C*": [run["scores"]] * 2, "C": [run["scores"]]})
     with pytest.raises(ValueError, match="account="):
