@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-import torch
 from safetensors import SafetensorError, safe_open
 
 from .annotations import IMAGE_SUFFIXES, check_images
 from .comparators import build_head
 from .evaluation import plain_account
-from .experiments import read_scores
+from .experiments import find_device, read_json, read_scores
 from .features import ImageData
 from .model import Backbone, SilkClassifier, load_backbone
 from .training import apply_network
@@ -42,11 +41,10 @@ def read_header(
         raise FileNotFoundError(f"there is no folder {folder}.")
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is not a run folder: it has no config.json.")
-    try:
-        header = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        header["run"]["variable"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'config.json'} is damaged: {error}") from error
+    header = read_json(folder / "config.json")
+    settings = ("variable", "backbone", "weights", "trainable")
+    if not isinstance(header.get("run"), dict) or not set(settings) <= set(header["run"]):
+        raise ValueError(f"{folder / 'config.json'} is damaged: it says of no run.")
     if not (folder / "metrics.json").is_file():
         raise ValueError(f"the run in {folder} is not finished: start the same training again, "
                          "it goes on where it was.")
@@ -131,10 +129,10 @@ def predict_images(
 
     Raises `FileNotFoundError` for a missing place, `ValueError` where no image can be read.
     """
-    found = pd.DataFrame({"image": [str(path) for path in find_images(places)]})
+    paths = {path.resolve(): str(path) for path in reversed(find_images(places))}  # each once
+    found = pd.DataFrame({"image": list(paths.values())[::-1]})
     good, rejected = check_images(found, quiet=quiet)
-    paths = list(good["image"])
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    paths, device = list(good["image"]), find_device(device)
     backbone = run.model.backbone
     data = ImageData(paths, [0] * len(paths), size=backbone.input_size, mean=backbone.mean,
                      std=backbone.std)
@@ -142,8 +140,8 @@ def predict_images(
     head = pd.DataFrame({"image": paths,
                          "class": [run.classes[i] for i in scores.argmax(1)],
                          "score": scores.max(1).values.numpy()})
-    table = pd.concat([head, pd.DataFrame(scores.numpy(), columns=run.classes)], axis=1)
-    return table, rejected
+    names = [f"score: {name}" if name in head else name for name in run.classes]
+    return pd.concat([head, pd.DataFrame(scores.numpy(), columns=names)], axis=1), rejected
 
 # %% ../nbs/17_predict.ipynb #79294473
 def evaluate_run(
@@ -153,5 +151,6 @@ def evaluate_run(
     read_header(folder)
     folder = Path(folder)
     scores = read_scores(folder / "metrics.json")
-    per_class = pd.read_csv(folder / "per_class.csv", index_col="class", keep_default_na=False)
+    per_class = pd.read_csv(folder / "per_class.csv", dtype={"class": str}, keep_default_na=False,
+                            ).set_index("class")
     return scores, per_class, plain_account(per_class, scores)

@@ -276,7 +276,7 @@ def run_study(
     """Run every experiment on every variable with every seed, each once.
 
     Raises `FileExistsError` for a folder of anything else, `StudyBusyError` where another study is
-    at work, `UnfinishedStudyError` where workers died or runs failed, and what the rooms raise.
+    at work, `UnfinishedStudyError` where workers died or runs failed, and what the steps raise.
     """
     folder, runs = Path(folder), plan_study(variables, experiments, seeds)
     config = config or RunConfig("")

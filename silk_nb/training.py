@@ -168,8 +168,9 @@ def _fingerprint(network, train, validation, loss, sampler, config) -> str:
         digest.update(value.cpu().numpy().tobytes())
     for data in (train, validation):
         digest.update(data.labels.numpy().tobytes())
-        if isinstance(data, FeatureData):
-            digest.update(data.features.numpy().tobytes())
+        for seen in (getattr(data, "features", None), data.descriptors):
+            if seen is not None:
+                digest.update(np.ascontiguousarray(seen.numpy()))
     return digest.hexdigest()
 
 
