@@ -7,82 +7,136 @@ __all__ = ['main']
 
 # %% ../nbs/20_cli.ipynb #3d2a2a25
 import argparse
+import difflib
+import errno
+import math
+import os
+import re
 import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from . import __version__
-from .annotations import read_annotations, write_table
-from .evaluation import METRIC_NAMES, compare_scores
-from .experiments import EXPERIMENTS, RunConfig, run_experiment
-from .features import default_cache
-from .model import load_backbone
-from .predict import evaluate_run, load_run, predict_images
-from .synthetic import make_silk
-from .training import NonFiniteLossError
 
 # %% ../nbs/20_cli.ipynb #5289c7b6
-def _size(text: str) -> int | None:
-    """A batch size, or "auto"."""
-    return None if text == "auto" else int(text)
+def _value(read: Callable[[str], object], what: str) -> Callable[[str], object]:
+    """A reader of values that says in plain words what it wants."""
+    def parsed(text: str) -> object:
+        try:
+            return read(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+    return parsed
 
 
-def _blocks(text: str) -> str | int:
-    """Which part of the backbone is trained."""
-    return int(text) if text.isdecimal() else text
+_whole, _number = _value(int, "a whole number"), _value(float, "a number")
+_size = _value(lambda text: None if text == "auto" else int(text), "a whole number or auto")
+_blocks = _value(lambda text: text if text in ("none", "all") else int(text),
+                 "none, all or a whole number")
+_layers = _value(lambda text: tuple(int(part) for part in text.split(",") if part.strip()),
+                 "a list of whole numbers with commas")
 
 
-def _numbers(text: str) -> float | tuple[float, ...]:
-    """One number, or three with commas."""
+def _either(text: str) -> float | tuple[float, ...]:
+    """One number, or several with commas."""
     numbers = tuple(float(part) for part in text.split(","))
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-def _layers(text: str) -> tuple[int, ...]:
-    """Nodes of the fully connected layers, with commas; empty for none."""
-    return tuple(int(part) for part in text.split(",") if part.strip())
+_numbers = _value(_either, "a number, nor three with commas")
 
 
-# option -> (type or choices, help); names and defaults are those of RunConfig
+def _weights(text: str) -> str | None:
+    """The name of weights; none is none."""
+    return None if text.lower() == "none" else text
+
+# %% ../nbs/20_cli.ipynb #a1c0ffe1
+# option -> (kind of value or choices, default, help); names and defaults are those of RunConfig
 _RUN_OPTIONS = {
-    "seed": (int, "of split, initial weights, batches and dropout"),
-    "backbone": (str, "any torchvision classification network"),
-    "weights": (str, "torchvision's name, a .safetensors or .pth file, or silk-textures"),
-    "mean": (_numbers, "of the input, one number or three with commas; wanted with a file"),
-    "std": (_numbers, "of the input, likewise"),
-    "input_size": (int, "pixels; by default what the weights are made for"),
-    "trainable": (_blocks, 'of the backbone: none, all, or the last n blocks'),
-    "task_fc": (_layers, "nodes of the fully connected layers, with commas"),
-    "dropout": (float, "share of features dropped in training"),
-    "batch_size": (_size, "or auto: as large as can be balanced, at most 180"),
-    "min_count": (int, "classes of fewer images are rare"),
-    "rare": (("keep", "drop", "merge"), "what to do with rare classes"),
-    "learning_rate": (float, "of Adam"),
-    "weight_decay": (float, "above 0: AdamW"),
-    "max_epochs": (int, "at most"),
-    "patience": (int, "epochs without a lower validation loss before stopping"),
+    "seed": (_whole, 0, "of split, initial weights, batches and dropout"),
+    "backbone": (str, "resnet152", "any torchvision classification network"),
+    "weights": (_weights, "DEFAULT",
+                "torchvision's name, a .safetensors or .pth file, silk-textures or none"),
+    "mean": (_numbers, None, "of the input, one number or three with commas; wanted with a file"),
+    "std": (_numbers, None, "of the input, likewise"),
+    "input_size": (_whole, None, "pixels; by default what the weights are made for"),
+    "trainable": (_blocks, "none", "of the backbone: none, all, or the last n blocks"),
+    "task_fc": (_layers, (1024, 32), "nodes of the fully connected layers, with commas"),
+    "dropout": (_number, 0.3, "share of features dropped in training"),
+    "standardise": (bool, False, "features to mean 0 and deviation 1, as in the training images"),
+    "batch_size": (_size, 180, "or auto: as large as can be balanced, at most 180"),
+    "allow_imbalanced": (bool, False,
+                         "go on when the rarest class is too small for the batch (Eq. 5)"),
+    "min_count": (_whole, 0, "classes of fewer images are rare"),
+    "rare": (("keep", "drop", "merge"), "keep", "what to do with rare classes"),
+    "learning_rate": (_number, 1e-3, "of Adam"),
+    "weight_decay": (_number, 0.0, "above 0: AdamW"),
+    "max_epochs": (_whole, 200, "at most"),
+    "patience": (_whole, 8, "epochs without getting better before stopping"),
+    "select": (("validation_loss", "validation_mean_f1"), "validation_loss",
+               "what the best epoch is best in"),
 }
 
 # %% ../nbs/20_cli.ipynb #220cab17
-def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    """An option for every setting of a run."""
-    defaults = {field.name: field.default for field in fields(RunConfig)}
-    for name, (kind, text) in _RUN_OPTIONS.items():
-        how = {"choices": kind} if isinstance(kind, tuple) else {"type": kind}
-        default = defaults[name]
+class _Parser(argparse.ArgumentParser):
+    """A command whose mistakes take one line each."""
+
+    def options(self) -> list[str]:
+        """All that begin with --."""
+        return [word for action in self._actions for word in action.option_strings
+                if word.startswith("--")]
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2; help is only pointed to."""
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help shows what there is.\n")
+
+
+def _refuse_unknown(commands: Mapping[str, _Parser], words: Sequence[str]) -> None:
+    """Name the first option that its command does not have, with the nearest that it has."""
+    at = next((place for place, word in enumerate(words) if word in commands), None)
+    if at is None:
+        return
+    known = commands[words[at]].options()
+    for word in words[at + 1:]:
+        name = word.partition("=")[0]
+        if word == "--":
+            return
+        if not re.fullmatch(r"--?[A-Za-z][\w-]*", name) or name == "-h" or any(
+                option.startswith(name) for option in known):
+            continue
+        near = difflib.get_close_matches("--" + name.lstrip("-"), known, 1)
+        commands[words[at]].error(f"there is no option {name}"
+                                  + (f", did you mean {near[0]}?" if near else ""))
+
+# %% ../nbs/20_cli.ipynb #8d146f61
+def _add_train(train: argparse.ArgumentParser) -> None:
+    """The options of `silk_nb train`, among them every setting of a run."""
+    train.add_argument("data", metavar="DATA", help="CSV, folder per class, SILKNOW file")
+    train.add_argument("--variable", required=True, help="the column to learn")
+    train.add_argument("--experiment", default="C + sem",
+                       help="as in Table 3: C*, C, C* + sem, C* + co, C* + co + sem, C + sem, C + co, "
+                       "C + co + sem; the docs of silk_nb.recipes tell the others "
+                       "(default: C + sem)")
+    train.add_argument("--out", type=Path, help="run folder (default: runs/…)")
+    train.add_argument("--image", help="column with the image files")
+    train.add_argument("--group", help="column with the object, whose images stay together")
+    train.add_argument("--image-dir", help="folder that image paths are relative to")
+    train.add_argument("--cache", type=Path, help="folder for features (default: the user's cache)")
+    for name, (kind, default, text) in _RUN_OPTIONS.items():
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        parser.add_argument(f"--{name.replace('_', '-')}", default=default,
-                            help=f"{text} (default: {shown})", **how)
-    parser.add_argument("--allow-imbalanced", action="store_true",
-                        help="go on when the rarest class is too small for the batch (Eq. 5)")
+        how = {"action": "store_true"} if kind is bool else (
+            {"choices": kind} if isinstance(kind, tuple) else {"type": kind})
+        train.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **how,
+                           help=text if default is None or kind is bool
+                           else f"{text} (default: {shown})")
 
-
-def _parser() -> argparse.ArgumentParser:
-    """The whole command."""
-    parser = argparse.ArgumentParser(
-        prog="silk_nb", description="Image classification on badly imbalanced classes.")
+# %% ../nbs/20_cli.ipynb #a1c0ffe2
+def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
+    """The whole command, and its parts by name."""
+    parser = _Parser(prog="silk_nb",
+                     description="Image classification on badly imbalanced classes.")
     parser.add_argument("--version", action="version", version=f"silk_nb {__version__}")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -91,77 +145,102 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", parents=[common], help="C* against C + sem on silk")
     demo.add_argument("--folder", type=Path, default=Path("silk_demo"))
-    demo.add_argument("--images", type=int, default=1000)
-    demo.add_argument("--seeds", type=int, default=3)
+    demo.add_argument("--images", type=_whole, default=1000)
+    demo.add_argument("--seeds", type=_whole, default=3)
     _add_train(commands.add_parser("train", parents=[common], help="train and evaluate one run"))
     evaluate = commands.add_parser("evaluate", parents=[common], help="what a run found")
     evaluate.add_argument("run", type=Path, metavar="RUN")
     predict = commands.add_parser("predict", parents=[common], help="classify new images")
     predict.add_argument("run", type=Path, metavar="RUN")
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help="files, folders")
-    predict.add_argument("--out", type=Path, help="CSV file (default: print)")
+    predict.add_argument("--out", type=Path, help="a new CSV file (default: print)")
+    predict.add_argument("--force", action="store_true", help="overwrite the file of --out")
     predict.add_argument("--weights", help="of the backbone, where its file has moved")
-    return parser
-
-# %% ../nbs/20_cli.ipynb #8d146f61
-def _add_train(train: argparse.ArgumentParser) -> None:
-    """The options of `silk_nb train`."""
-    train.add_argument("data", metavar="DATA", help="CSV, folder per class, SILKNOW file")
-    train.add_argument("--variable", required=True, help="the column to learn")
-    train.add_argument("--experiment", default="C + sem",
-                       help="one of " + ", ".join(f'"{name}"' for name in EXPERIMENTS))
-    train.add_argument("--out", type=Path, help="run folder (default: runs/…)")
-    train.add_argument("--image", help="column with the image files")
-    train.add_argument("--group", help="column with the object, whose images stay together")
-    train.add_argument("--image-dir", help="folder that image paths are relative to")
-    train.add_argument("--cache", type=Path, help="folder for features (default: the user's cache)")
-    _add_run_options(train)
+    return parser, commands.choices
 
 # %% ../nbs/20_cli.ipynb #62c6339b
 def _show(scores: dict, words: list[str]) -> None:
     """Headline numbers and the account in plain words."""
+    from silk_nb.evaluation import METRIC_NAMES
     for key, name in METRIC_NAMES.items():
-        print(f"{name:<14} {100 * scores[key]:5.1f} %")
+        print(f"{name:<14}     –   (no class has fewer images than an equal share)"
+              if math.isnan(scores[key]) else f"{name:<14} {100 * scores[key]:5.1f} %")
     for line in words:
         print(f"* {line}")
 
 
-def _run_folder(args: argparse.Namespace) -> Path:
-    """The folder asked for, or one named after what is run."""
-    if args.out:
-        return args.out
-    words = f"{args.variable} {args.experiment} seed {args.seed}".replace("*", " random")
+def _run_folder(variable: str, experiment: str, seed: int) -> Path:
+    """A folder named after what is run."""
+    words = f"{variable} {experiment} seed {seed}".replace("*", " random")
     return Path("runs") / "_".join("".join(c if c.isalnum() else " " for c in words).split())
 
 
+def _show_left_out(folder: Path, images: int, variable: str) -> None:
+    """How many of the images took no part, why, and where they are listed."""
+    import pandas as pd
+    used, unreadable = (len(pd.read_csv(folder / name)) for name in ("split.csv", "rejected.csv"))
+    other = images - used - unreadable
+    parts = [f"{unreadable:,} cannot be read, listed in {folder / 'rejected.csv'}"] * bool(unreadable)
+    parts += [f"{other:,} without a label for {variable} or of a dropped class"] * bool(other)
+    if parts:
+        print(f"{images - used:,} of {images:,} images were left out: {'; '.join(parts)}")
+
+# %% ../nbs/20_cli.ipynb #a1c0ffe3
 def _train(args: argparse.Namespace) -> None:
     """`silk_nb train`"""
+    from silk_nb.annotations import read_annotations
+    from silk_nb.experiments import RunConfig, run_experiment
+    from silk_nb.features import default_cache
+    from silk_nb.predict import evaluate_run
     table = read_annotations(args.data, image=args.image, group=args.group,
                              image_dir=args.image_dir)
-    chosen = {name: getattr(args, name) for name in _RUN_OPTIONS}
-    config = RunConfig(variable=args.variable, experiment=args.experiment,
-                       allow_imbalanced=args.allow_imbalanced, **chosen)
-    folder = _run_folder(args)
+    chosen = {name: getattr(args, name) for name in _RUN_OPTIONS if hasattr(args, name)}
+    config = RunConfig(variable=args.variable, experiment=args.experiment, **chosen)
+    folder = args.out or _run_folder(config.variable, config.experiment, config.seed)
     run_experiment(table, folder, config, cache=args.cache or default_cache(), device=args.device,
                    source=Path(args.data).name, quiet=args.quiet)
     scores, _, words = evaluate_run(folder)
     _show(scores, words)
+    _show_left_out(folder, len(table), config.variable)
     print(f"The run is in {folder}, its report is {folder / 'report.html'}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
     """`silk_nb evaluate`"""
+    from silk_nb.predict import evaluate_run
     scores, per_class, words = evaluate_run(args.run)
     _show(scores, words)
     print(per_class.round(3).to_string())
 
 
+def _check_out(out: Path, force: bool) -> None:
+    """Refuse what must not or cannot be written, before anything is computed."""
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder} for {out}.")
+    if out.is_dir():
+        raise IsADirectoryError(f"{out} is a folder: give --out a file.")
+    if out.exists() and not force:
+        raise FileExistsError(f"{out} exists already: give --out another file, or --force to "
+                              "overwrite it.")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"the folder {folder} may not be written to: give --out another "
+                              "place.")
+
+
 def _predict(args: argparse.Namespace) -> None:
     """`silk_nb predict`"""
-    if args.out and not args.out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {args.out.absolute().parent} for {args.out}.")
+    if args.out:
+        _check_out(args.out, args.force)
+    from silk_nb.annotations import write_table
+    from silk_nb.predict import load_run, predict_images
     run = load_run(args.run, weights=args.weights)
-    table = predict_images(run, args.images, device=args.device, quiet=args.quiet)
+    table, rejected = predict_images(run, args.images, device=args.device, quiet=args.quiet)
+    if len(rejected):
+        first = "; ".join(f"{image}: {reason}" for image, reason
+                          in rejected.head(3).itertuples(index=False))
+        print(f"{len(rejected)} of {len(table) + len(rejected)} images cannot be read and are "
+              f"left out: {first}{'; …' * (len(rejected) > 3)}", file=sys.stderr)
     if args.out:
         write_table(table, args.out)
         print(f"{len(table)} predictions are in {args.out}")
@@ -171,6 +250,11 @@ def _predict(args: argparse.Namespace) -> None:
 # %% ../nbs/20_cli.ipynb #daea927b
 def _demo(args: argparse.Namespace) -> None:
     """`silk_nb demo`: the main job on the embedded silk."""
+    from silk_nb.annotations import read_annotations
+    from silk_nb.evaluation import compare_scores
+    from silk_nb.experiments import RunConfig, run_experiment
+    from silk_nb.model import load_backbone
+    from silk_nb.synthetic import make_silk
     if args.seeds < 1:
         raise ValueError(f"--seeds must be 1 or more, not {args.seeds}.")
     folder = args.folder
@@ -191,25 +275,93 @@ def _demo(args: argparse.Namespace) -> None:
     print(f"The report of C + sem, seed 0: {folder / 'technique_C_sem_0' / 'report.html'}")
 
 # %% ../nbs/20_cli.ipynb #502c3ea9
+_PYTHON = re.compile(  # name=value or name= in a message, not in a path or in quotes
+    r"""(?<![\w./\\'"=-])(?P<name>[a-z]\w*)="""
+    r"""(?P<value>\([^)]*\)|'[^']*'|"[^"]*"|…|\w+(?:\.\w+)*)?""")
+_BARE = re.compile(r"""(?<![\w./\\'"=-])(?:run\.([a-z]\w*)|([a-z]+_\w+))(?!\.?[\w/\\'"=-])""")
+
+
+def _in_options(
+    text: str,  # a message of a module
+    options: Sequence[str],  # of the command
+) -> str:  # the same in words of the command line: --min-count 3 for min_count=3
+    """Keywords of Python as options."""
+    known = {option[2:].replace("-", "_"): option for option in options}
+
+    def option(found: re.Match) -> str:
+        if found["name"] not in known:
+            return found[0]
+        value = (found["value"] or "").strip("'\"…")
+        if value.startswith("("):
+            value = value.strip("()").replace(" ", "")
+        value = "none" if value == "None" else f'"{value}"' if " " in value else value
+        return f"{known[found['name']]} {value}".removesuffix(" True").rstrip()
+
+    text = _BARE.sub(lambda found: known.get(found[1] or found[2], found[0]),
+                     _PYTHON.sub(option, text))
+    if "Eq. 5" in text and "batch_size" in known:
+        text += ", or --batch-size auto for the largest that all classes can fill"
+    return text
+
+# %% ../nbs/20_cli.ipynb #a1c0ffe4
+def _system_words(error: OSError) -> str:
+    """An error of the operating system: which file, what is wrong, what to do."""
+    name, full = error.filename, error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if error.errno is None or not (name or full):
+        return str(error)
+    said = error.strerror.lower()
+    if error.strerror != os.strerror(error.errno):  # put into words by a module
+        said = f"{error.strerror}: {name}"
+    elif full:
+        said = f"there is no room for {name or 'what is to be written'} ({said}): make room"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        said = f"{name}: {said}; allow it, or name another place"
+    else:
+        said = f"{name}: {said}"
+    return said + "; then the same command goes on where it was" * full
+
+
+def _may_tell(error: Exception) -> bool:
+    """Whether an error is one of the input, to be told in one line."""
+    if isinstance(error, (ValueError, OSError)):
+        return True
+    from silk_nb.training import NonFiniteLossError
+    return isinstance(error, NonFiniteLossError)
+
+
 _COMMANDS = {"demo": _demo, "train": _train, "evaluate": _evaluate, "predict": _predict}
+
+# %% ../nbs/20_cli.ipynb #a1c0ffe5
+def _run(arguments: Sequence[str] | None) -> int:
+    """Parse and do; the exit status."""
+    parser, parts = _parsers()
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    _refuse_unknown(parts, words)
+    args = parser.parse_args(words)
+
+    def told(text: str) -> str:
+        return _in_options(" ".join(text.split()), parts[args.command].options())
+
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, kind, *_: print(
+            f"{kind.__name__}: {told(str(message))}", file=sys.stderr)
+        try:
+            _COMMANDS[args.command](args)
+        except Exception as error:
+            if args.traceback or not _may_tell(error):
+                raise
+            words = _system_words(error) if isinstance(error, OSError) else str(error)
+            print(f"silk_nb: {told(words)}", file=sys.stderr)
+            return 1
+    return 0
 
 
 def main(
     arguments: Sequence[str] | None = None,  # without the program's name; None: of the process
 ) -> int:  # exit status: 0, 1 for bad input, 2 for a mistyped command, 130 when interrupted
     """The command `silk_nb`."""
-    args = _parser().parse_args(arguments)
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, kind, *_: print(
-            f"{kind.__name__}: {message}", file=sys.stderr)
-        try:
-            _COMMANDS[args.command](args)
-        except KeyboardInterrupt:
-            print("silk_nb: interrupted; the same command goes on where it was.", file=sys.stderr)
-            return 130
-        except (ValueError, OSError, NonFiniteLossError) as error:
-            if args.traceback:
-                raise
-            print(f"silk_nb: {' '.join(str(error).split())}", file=sys.stderr)
-            return 1
-    return 0
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        print("silk_nb: interrupted; the same command goes on where it was.", file=sys.stderr)
+        return 130

@@ -629,7 +629,8 @@ def _headline(per_class: pd.DataFrame, scores: Mapping[str, float]) -> list[str]
     is_rare = per_class["minority"].astype(bool)
     number, others = int(is_rare.sum()), per_class.loc[~is_rare, "f1"]
     if not number or math.isnan(rare):
-        return [*lines, "No class is marked as a minority class, so there is no minority F1."]
+        return [*lines, "No class is marked as a minority class, one with fewer images than an "
+                "equal share, so there is no minority F1."]
     line = (f"The mean F1 over {_number(number, 'minority class', 'minority classes')} is "
             f"{100 * rare:.1f} %, {_against(rare, accuracy)}")
     rest = f"; over the other {len(others)} it is {100 * others.mean():.1f} %" * bool(len(others))

@@ -1,4 +1,6 @@
 """The command silk_nb: what it prints and leaves, and one line for every mistake."""
+import errno
+import json
 import os
 import resource
 import shutil
@@ -6,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from silk_nb.cli import main
+from silk_nb.cli import _RUN_OPTIONS, _in_options, _parsers, main
+from silk_nb.experiments import RunConfig
 from silk_nb.predict import find_images
 
 SMALL = ["--backbone", "shufflenet_v2_x0_5", "--weights", "silk-textures", "--batch-size", "auto",
@@ -96,10 +100,13 @@ def test_demo_small_ends_with_a_table_and_a_report(told, tmp_path):
     (["train", "SILK", "--variable", "technique", "--weights", "gone.safetensors"],
      "gone.safetensors"),
     (["train", "SILK", "--variable", "technique", *SMALL, "--batch-size", "400"],
-     "batch_size 400 is more than"),
-    (["train", "SILK", "--variable", "technique", *SMALL, "--batch-size", "100"], "Eq. 5"),
+     "--batch-size 400 is more than"),
+    (["train", "SILK", "--variable", "technique", *SMALL, "--batch-size", "100"],
+     "or less, or pass --allow-imbalanced for batches as balanced as can be, or --batch-size auto"),
     (["train", "SILK", "--variable", "technique", *SMALL, "--learning-rate", "0"],
-     "learning_rate must be"),
+     "--learning-rate must be"),
+    (["train", "SILK", "--variable", "technique", *SMALL, "--min-count", "9"],
+     "give both --min-count > 0 and --rare drop or --rare merge"),
     (["train", "SILK", "--variable", "technique", *SMALL, "--dropout", "1.5"], "dropout"),
     (["train", "SILK", "--variable", "technique", *SMALL, "--group", "owner"], "owner"),
     (["evaluate", "nowhere"], "nowhere"),
@@ -107,8 +114,10 @@ def test_demo_small_ends_with_a_table_and_a_report(told, tmp_path):
     (["predict", "EMPTY", "SILK"], "is not a run folder"),
     (["predict", "RUN", "gone.jpg"], "there is no image gone.jpg"),
     (["predict", "RUN", "EMPTY"], "holds no images"),
-    (["predict", "RUN", "SILK", "--quiet"], "cannot be read"),
+    (["predict", "RUN", "SILK", "--quiet"], "none of the 1 images can be read"),
     (["predict", "RUN", "SILK", "--out", "gone/p.csv"], "there is no folder"),
+    (["predict", "RUN", "SILK", "--out", "SILK", "--quiet"], "exists already: give --out another"),
+    (["predict", "RUN", "SILK", "--out", "EMPTY", "--force"], "EMPTY is a folder"),
     (["demo", "--seeds", "0"], "--seeds must be 1 or more"),
     (["demo", "--images", "5"], "images"),
 ])
@@ -130,13 +139,137 @@ def test_a_mistake_is_one_line_and_leaves_nothing(arguments, words, run, silk, t
 def test_a_mistyped_command_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
         main(arguments)
-    assert exit.value.code == 2 and "usage: silk_nb" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert exit.value.code == 2 and told.count("\n") == 1 and " --help shows" in told
+
+
+@pytest.mark.parametrize("arguments,words", [
+    (["train", "x", "--variabel", "garment"],
+     "silk_nb train: there is no option --variabel, did you mean --variable?; "),
+    (["train", "--patiance=3"], "there is no option --patiance, did you mean --patience?"),
+    (["evaluate", "--quite", "x"], "silk_nb evaluate: there is no option --quite, did you mean"),
+    (["predict", "-force"], "there is no option -force, did you mean --force?"),
+    (["train", "x", "--variable", "y", "--zzz"], "there is no option --zzz; silk_nb train --help"),
+    (["train", "x", "--variable", "y", "--mean", "abc"], "argument --mean: 'abc' is not a number"),
+    (["train", "x", "--variable", "y", "--task-fc", "8,a"], "'8,a' is not a list of whole numbers"),
+    (["train", "x", "--variable", "y", "--seed", "1.5"], "--seed: '1.5' is not a whole number"),
+])
+def test_a_mistyped_option_is_named_with_the_nearest(arguments, words, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    told = capsys.readouterr().err
+    assert exit.value.code == 2 and words in told and told.count("\n") == 1
+    assert "_" not in told.replace("silk_nb", "")
+
+
+def test_options_of_a_run_are_those_of_the_configuration():
+    usual = {field.name: field.default for field in fields(RunConfig)}
+    for name, (_, default, _) in _RUN_OPTIONS.items():
+        assert default == usual[name], name
+    assert {*_RUN_OPTIONS, "variable", "experiment"} == set(usual)
+    parser, _ = _parsers()
+    args = parser.parse_args(["train", "x", "--variable", "v"])
+    assert args.experiment == usual["experiment"] and not hasattr(args, "seed")
+    words = "--standardise --select validation_mean_f1 --weights none --mean 0.5,0.4,0.3 --std 1"
+    args = parser.parse_args(["train", "x", "--variable", "v", *words.split()])
+    assert (args.standardise, args.select, args.weights) == (True, "validation_mean_f1", None)
+    assert (args.mean, args.std) == ((0.5, 0.4, 0.3), 1.0)
+
+
+@pytest.mark.parametrize("said,wanted", [
+    ("give mean= and std= for it", "give --mean and --std for it"),
+    ("Take batch_size=40 or less", "Take --batch-size 40 or less"),
+    ("pass allow_imbalanced=True.", "pass --allow-imbalanced."),
+    ('weights="path/to/file", mean=(0.485, 0.456), std=0.5.',
+     "--weights path/to/file, --mean 0.485,0.456, --std 0.5."),
+    ("differs in run.batch_size, run.seed: name", "differs in --batch-size, --seed: name"),
+    ("give another folder (cache=… or $SILK_NB_CACHE)",
+     "give another folder (--cache or $SILK_NB_CACHE)"),
+    ("no variable 'batch_size' in /a/mean=1/batch_size/min_count.csv",
+     "no variable 'batch_size' in /a/mean=1/batch_size/min_count.csv"),
+    ("other=3 and mean_f1 stay", "other=3 and mean_f1 stay"),
+])
+def test_messages_speak_of_options(said, wanted):
+    assert _in_options(said, _parsers()[1]["train"].options()) == wanted
+
+
+def test_predict_overwrites_only_with_force(run, silk, told, tmp_path, monkeypatch):
+    image, out = find_images([Path(silk).parent])[0], tmp_path / "table.csv"
+    out.write_text("mine")
+    with monkeypatch.context() as patch:  # it is refused before anything is computed
+        patch.setattr("silk_nb.predict.load_run", None)
+        status, _, err = told("predict", run, image, "--out", out)
+        assert status == 1 and len(err) == 1 and "exists already" in err[0] and "--force" in err[0]
+        patch.setattr(os, "access", lambda *_: False)
+        status, _, err = told("predict", run, image, "--out", tmp_path / "new.csv")
+        assert status == 1 and len(err) == 1 and "may not be written to" in err[0]
+    assert out.read_text() == "mine" and os.listdir(tmp_path) == ["table.csv"]
+    assert told("predict", run, image, "--out", out, "--force", "--quiet")[0] == 0
+    assert len(pd.read_csv(out)) == 1
+
+
+def test_predict_goes_on_without_images_that_cannot_be_read(run, silk, told, tmp_path):
+    shutil.copy(find_images([Path(silk).parent])[0], tmp_path / "good.jpg")
+    for name in "abcd":
+        (tmp_path / f"{name}.jpg").write_text("no image")
+    status, out, err = told("predict", run, tmp_path, "--quiet")
+    assert status == 0 and len(out.splitlines()) == 2 and "good.jpg" in out
+    assert len(err) == 1 and err[0].startswith("4 of 5 images cannot be read and are left out: ")
+    assert "c.jpg: not an image" in err[0] and "d.jpg" not in err[0]
+
+
+def test_predict_names_the_option_for_weights_that_have_moved(run, silk, told, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    header = json.loads((run / "config.json").read_text())
+    header["run"]["weights"] = "/nowhere/w.safetensors"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(header))
+    status, _, err = told("predict", tmp_path / "run", Path(silk).parent, "--quiet")
+    assert status == 1 and len(err) == 1 and "say with --weights where it is now" in err[0]
+    assert "/nowhere/w.safetensors" in err[0]
+
+
+def test_train_says_what_was_left_out_and_why_a_score_is_missing(silk_table, silk_cache, told,
+                                                                tmp_path):
+    first = silk_table["technique"].isin(["embroidery", "velvet"])
+    rows = silk_table[first].groupby("technique", observed=True).head(24)
+    rows = rows[["image", "technique"]].astype(object).reset_index(drop=True)
+    rows.loc[0, "technique"] = ""
+    rows.loc[len(rows)] = [str(tmp_path / "gone.jpg"), "velvet"]
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    status, out, _ = told(*train(tmp_path / "t.csv", tmp_path / "run", silk_cache))
+    assert status == 0
+    assert (f"2 of 49 images were left out: 1 cannot be read, listed in {tmp_path}/run/rejected.csv"
+            "; 1 without a label for technique or of a dropped class") in out
+    balanced = pd.read_csv(tmp_path / "t.csv").iloc[1:-1].groupby("technique").head(23)
+    balanced.to_csv(tmp_path / "b.csv", index=False)
+    status, out, _ = told(*train(tmp_path / "b.csv", tmp_path / "even", silk_cache))
+    assert status == 0 and "nan" not in out and "left out" not in out
+    assert "minority F1        –   (no class has fewer images than an equal share)" in out
+
+
+@pytest.mark.parametrize("number,words", [
+    (errno.ENOSPC, "there is no room for FILE (no space left on device): make room; then the same "
+                   "command goes on"),
+    (errno.EACCES, "FILE: permission denied; allow it, or name another place"),
+    (errno.EROFS, "FILE: read-only file system; allow it"),
+])
+def test_errors_of_the_system_are_plain_and_name_the_file(number, words, run, silk, told, tmp_path,
+                                                          monkeypatch):
+    def refuse(old, new):
+        raise OSError(number, os.strerror(number), str(old), None, str(new))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    out = tmp_path / "p.csv"
+    status, _, err = told("predict", run, find_images([Path(silk).parent])[0], "--out", out,
+                          "--quiet")
+    assert status == 1 and len(err) == 1 and words.replace("FILE", str(out)) in err[0]
+    assert not os.listdir(tmp_path)
 
 
 def test_a_run_of_other_settings_is_not_overwritten(run, silk, silk_cache, told):
     before = state(run)
     status, _, err = told(*train(silk, run, silk_cache, "--seed", "5"))
-    assert status == 1 and "another run, which differs in run.seed" in err[-1]
+    assert status == 1 and "another run, which differs in --seed:" in err[-1]
     assert state(run) == before
 
 
@@ -173,9 +306,30 @@ def test_no_space_left(run, silk, silk_cache, tmp_path):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 1 and not out
     assert err.splitlines()[-1].startswith("silk_nb: ") and "Traceback" not in err
+    assert "there is no room for" in err and "make room; then the same command goes on" in err
     left = [p.name for p in (tmp_path / "run").rglob("*") if p.is_file()]
     assert "metrics.json" not in left and not [n for n in left if "part" in n or "tmp" in n]
     assert main(train(silk, tmp_path / "run", silk_cache)) == 0  # goes on when there is space
+
+
+def test_help_and_version_come_without_the_modules_and_an_interrupt_is_one_line():
+    start = ("import sys; from silk_nb.cli import main\n"
+             "try: main(sys.argv[1:])\n"
+             "except SystemExit: pass\n"
+             "assert not {'torch', 'pandas', 'matplotlib'} & set(sys.modules)")
+    for word in ("--help", "--version", "trian"):
+        done = subprocess.run([sys.executable, "-c", start, word], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    start = ("import sys; from silk_nb.cli import main; print('up', flush=True)\n"
+             "sys.exit(main(['evaluate', 'nowhere']))")
+    for seconds in (0.02, 0.6, 1.2):  # while it imports
+        process = subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "up\n"
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode in (1, 130) and err.count("\n") == 1, err  # 1: it was done
 
 
 def test_interrupted_by_hand_it_says_so_and_goes_on(silk, tmp_path):
