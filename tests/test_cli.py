@@ -346,3 +346,23 @@ def test_interrupted_by_hand_it_says_so_and_goes_on(silk, tmp_path):
     assert main(["evaluate", str(tmp_path / "run")]) == 1  # not finished
     assert main(arguments) == 0
     assert main(["evaluate", str(tmp_path / "run")]) == 0
+
+
+def test_study_says_what_to_use_and_writes_its_page(silk, silk_cache, told, tmp_path):
+    arguments = ["study", silk, "--variables", "technique", "material", "--experiments", "C*",
+                 "C+sem", "kNN", "--seeds", 2, "--out", tmp_path / "s", "--cache", silk_cache,
+                 *SMALL]
+    status, out, _ = told(*arguments)
+    assert status == 0 and "| C\\* (baseline) |" in out and "Table 5 of the paper" in out
+    assert out.count(" is recommended, the best of 3 by mean F1 on the validation set") == 2
+    page = (tmp_path / "s" / "report.html").read_text()
+    assert page.count("data:image/png") >= 5 and 'src="http' not in page
+    assert (tmp_path / "s" / "tables" / "mean_f1.tex").read_text().startswith("\\begin{table}")
+    assert told(*arguments)[1] == out  # nothing is done again, the same is said
+    status, _, err = told(*arguments, "--patience", 3)
+    assert status == 1 and "differs in patience" in err[-1]
+    for more, word in ((["--baseline", "C"], "not among the experiments"),
+                       (["--workers", 0], "--workers must be"),
+                       (["--experiments", "C*", "C*+centr"], "no experiment")):
+        status, _, err = told(*arguments, *more)
+        assert status == 1 and len(err) == 1 and word in err[0]
