@@ -293,7 +293,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     _show(scores, words)
     print(per_class.round(3).to_string())
 
-
+# %% ../nbs/20_cli.ipynb #a1c0ffe6
 def _check_out(out: Path, force: bool) -> None:
     """Refuse what must not or cannot be written, before anything is computed."""
     folder = out.absolute().parent
