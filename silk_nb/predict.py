@@ -62,11 +62,11 @@ def _backbone(folder: str | Path, run: dict, made: dict | None, weights: str | P
         backbone = load_backbone(run["backbone"], weights if frozen else None, mean=made["mean"],
                                  std=made["std"], input_size=made["input_size"])
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"the weights file {weights} that {folder} was trained with is not "
-                                "there: say with weights= where it is now.") from error
+        raise FileNotFoundError(f"there is no weights file {weights}: give the file that {folder} "
+                                "was trained with, weights=FILE.") from error
     if frozen and backbone.fingerprint() != made["fingerprint"]:
         raise ValueError(f"the backbone weights {weights} are not those that {folder} was trained "
-                         "with: give the same file as weights=.")
+                         "with: give the same file, weights=FILE.")
     return backbone
 
 

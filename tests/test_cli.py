@@ -224,7 +224,7 @@ def test_predict_names_the_option_for_weights_that_have_moved(run, silk, told, t
     header["run"]["weights"] = "/nowhere/w.safetensors"
     (tmp_path / "run" / "config.json").write_text(json.dumps(header))
     status, _, err = told("predict", tmp_path / "run", Path(silk).parent, "--quiet")
-    assert status == 1 and len(err) == 1 and "say with --weights where it is now" in err[0]
+    assert status == 1 and len(err) == 1 and "was trained with, --weights FILE." in err[0]
     assert "/nowhere/w.safetensors" in err[0]
 
 
