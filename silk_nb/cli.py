@@ -253,7 +253,7 @@ def _workers(args: argparse.Namespace) -> Iterator[Executor | None]:
     with Client(**where) as client:
         yield client.get_executor()
 
-
+# %% ../nbs/20_cli.ipynb #ae0463aa
 def _study(args: argparse.Namespace) -> None:
     """`silk_nb study`"""
     from silk_nb.annotations import read_annotations

@@ -120,7 +120,7 @@ def data_fingerprint(
     rows = zip(names, groups, table[variable].astype(object).map(str), strict=True)
     return hashlib.sha256("\n".join(sorted(map("\t".join, rows))).encode()).hexdigest()
 
-
+# %% ../nbs/16_experiments.ipynb #afa1eab4
 def read_json(
     path: str | Path,
 ) -> dict:
@@ -453,7 +453,7 @@ def find_backbone(
     return load_backbone(config.backbone, config.weights, mean=config.mean, std=config.std,
                          input_size=config.input_size, seed=config.seed)
 
-
+# %% ../nbs/16_experiments.ipynb #09771871
 def read_scores(
     file: str | Path,  # metrics.json or validation.json of a run
 ) -> dict[str, float]:  # NaN where a score is not defined
