@@ -23,6 +23,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from .imbalance import literal_text
+
 # %% ../nbs/12_evaluation.ipynb #d2f09a7e
 def _class_names(classes: Sequence) -> list:
     """The class list, refused when empty, a bare string, or with a name twice."""
@@ -249,7 +251,7 @@ def plot_confusion(
         _write_cells(ax, values, normalise)
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.8, pad=0.02)
     bar.set_label("share of the true class [%]" if normalise else "test images")
-    return ax
+    return literal_text(ax)
 
 # %% ../nbs/12_evaluation.ipynb #fbd5f19e
 def _confusion_axes(ax: Axes, ordered: pd.DataFrame, minority: Sequence) -> None:
@@ -431,12 +433,14 @@ def plot_per_class_f1(
     styles = zip(sns.color_palette("colorblind", len(lists)), _markers(len(lists)), strict=True)
     for place, (name, seeds), (colour, marker) in zip(places, lists.items(), styles, strict=True):
         f1 = 100 * pd.concat([table["f1"] for table in seeds], axis=1).loc[order]
-        spread = f1.std(axis=1, ddof=1).to_numpy() if len(seeds) > 1 else None
-        mean = f1.mean(axis=1).to_numpy()
+        mean, spread = f1.mean(axis=1).to_numpy(), None
+        if len(seeds) > 1:  # an F1 ends at 0 and 100
+            deviation = f1.std(axis=1, ddof=1).to_numpy()
+            spread = np.minimum(deviation, [mean, 100 - mean])
         ax.errorbar(mean, np.arange(len(order)) + place, xerr=spread, label=str(name), fmt=marker,
                     color=colour, markersize=5, elinewidth=1.2, clip_on=False)
     _legend_above(ax, "F1 per class", len(lists))
-    return ax
+    return literal_text(ax)
 
 # %% ../nbs/12_evaluation.ipynb #ec961151
 def _markers(number: int) -> list[str]:
@@ -558,7 +562,7 @@ def plot_history(
     upper.annotate(f"best epoch: {best}", (best, 1), xycoords=("data", "axes fraction"),
                    xytext=(-4 if late else 4, -12), textcoords="offset points", fontsize=9,
                    color="0.3", ha="right" if late else "left")
-    return upper
+    return literal_text(upper)
 
 # %% ../nbs/12_evaluation.ipynb #1cb75079
 def recall_interval(

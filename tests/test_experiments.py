@@ -345,3 +345,54 @@ def test_clothing_end_to_end(shared, tmp_path):
     for name in scores:
         assert scores[name]["overall_accuracy"] > largest + 0.15, name
         assert scores[name]["mean_f1"] > 0.25, name
+
+
+def test_any_class_name_comes_through_to_the_report(silk_table, silk_cache, tmp_path):
+    """Names that look like formulas, numbers, columns and markup."""
+    names = ["US$ 5_^{ $", "001", "class", "<b>score</b>", "a,b"]
+    rows = silk_table[["image", "group"]].copy()
+    codes = rows["group"].map({g: i % 5 for i, g in enumerate(rows["group"].unique())})
+    rows["kind"] = pd.Categorical([names[code] for code in codes])
+    config = replace(CONFIG, variable="kind", min_count=0, rare="keep", max_epochs=1)
+    run_experiment(rows, tmp_path / "run", config, cache=silk_cache, quiet=True)
+    _, per_class, _ = evaluate_run(tmp_path / "run")
+    assert set(per_class.index) == set(names)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "&lt;b&gt;score&lt;/b&gt;" in page and "<b>score" not in page
+    table, rejected = predict_images(load_run(tmp_path / "run"), rows["image"][:3], quiet=True)
+    assert not len(rejected) and table.columns.is_unique
+    assert {"score: class", "001", "a,b"} <= set(table.columns)
+
+
+def test_a_run_may_move_with_its_images_and_begins_again_after_the_earliest_kill(
+        silk, silk_cache, tmp_path):
+    import shutil
+
+    from silk_nb.annotations import read_annotations
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".config.3c1b2822074e.json").write_text("{")  # as a kill in the first write leaves
+    config = replace(CONFIG, max_epochs=1)
+    for place in ("here", "there"):
+        shutil.copytree(Path(silk).parent, tmp_path / place)
+    tables = [read_annotations(tmp_path / place / Path(silk).name) for place in ("here", "there")]
+    tables = [t.assign(group=t["image"]) for t in tables]  # every image its own object
+    first = run_experiment(tables[0], folder, config, cache=silk_cache, quiet=True)
+    assert run_experiment(tables[1], folder, config, cache=silk_cache, quiet=True) == first
+    assert {p.name for p in folder.iterdir()} == RESULTS
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", '{"run": "x"}', "\x00"])
+def test_a_damaged_configuration_is_named_and_left(content, silk_table, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        run_experiment(silk_table, tmp_path, CONFIG, quiet=True)
+    assert contents(tmp_path) == {"config.json": content.encode()}
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "toaster"])
+def test_a_device_that_is_not_there_is_refused(device, silk_table, tmp_path):
+    with pytest.raises(ValueError, match="there is no"):
+        run_experiment(silk_table, tmp_path / "run", CONFIG, device=device, quiet=True)
+    assert not (tmp_path / "run").exists()
