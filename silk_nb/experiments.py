@@ -328,17 +328,19 @@ def _write_results(folder, header, split, account, rejected, history, scores) ->
         write_table(table, folder / f"{name}.csv")
     figures = standard_figures(per_class, confusion, history if "epoch" in history else None)
     (folder / "figures").mkdir(exist_ok=True)
-    for caption, (figure, _) in figures.items():
+    shown = {}
+    for caption, (figure, alt) in figures.items():
         name = "".join(c if c.isalnum() else "_" for c in caption.split("(")[0].strip().lower())
-        with atomic_write(folder / "figures" / f"{name}.png") as part:
-            figure.savefig(part, dpi=110)
+        shown[caption] = (folder / "figures" / f"{name}.png", alt)
+        with atomic_write(shown[caption][0]) as part:
+            figure.savefig(part, dpi=130, facecolor="white", bbox_inches="tight")
     left = {"no label for the variable": account["missing"], "image cannot be read": len(rejected)}
     left |= {f"rare class dropped: {name}": n for name, n in account["dropped"].items()}
     left |= {f"rare class merged: {name}": n for name, n in account["merged"].items()}
     write_report(
         folder, title=f"{header['run']['experiment']} on {header['run']['variable']}",
         facts=_facts(header, split, account, history), scores=metrics,
-        per_class=per_class, figures=figures, confusion=confusion, left_out=left,
+        per_class=per_class, figures=shown, confusion=confusion, left_out=left,
         unreadable=rejected,
         created=header["created"])
     _write_scores(folder / "validation.json", validation)
