@@ -38,7 +38,7 @@ from .model import Backbone, SilkClassifier, SilkHead, load_backbone
 from .recipes import EXPERIMENTS, HEADS, Experiment, find_experiment
 from .report import standard_figures, write_report
 from .samplers import ClassBalancedBatchSampler, ResumableSampler, largest_balanced_batch
-from .training import TrainingConfig, apply_network, fit
+from .training import NonFiniteLossError, TrainingConfig, apply_network, fit
 
 _all_ = ["EXPERIMENTS", "find_experiment"]  # of silk_nb.recipes, at hand here too
 
@@ -168,11 +168,33 @@ def _claim(folder: Path, header: dict) -> bool:
                               f"{', '.join(differ)}: name a new folder.")
     return all((folder / name).exists() for name in ("metrics.json", "weights.safetensors"))
 
-
+# %% ../nbs/16_experiments.ipynb #d6502996
 def _tidy(folder: Path) -> None:
     """Remove what only a run at work needs, and what a killed one left."""
     for file in [*folder.glob("checkpoint*.pt"), *filter(is_leftover, folder.rglob(".*"))]:
         file.unlink(missing_ok=True)
+
+
+def _begin(folder: Path, header: dict, split: pd.DataFrame, rejected: pd.DataFrame) -> dict:
+    """Write what is known before training. What began the run is what it says of itself."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "config.json").exists():
+        begun = read_json(folder / "config.json")
+        header |= {name: begun[name] for name in ("source", "versions", "created") if name in begun}
+    else:
+        write_json(folder / "config.json", header)
+    write_table(split, folder / "split.csv")
+    write_table(rejected, folder / "rejected.csv")
+    return header
+
+
+def _withdraw(folder: Path) -> None:
+    """Take back a run that came to nothing: what it wrote, and its folder if that is all."""
+    _tidy(folder)
+    for name in ("config.json", "split.csv", "rejected.csv"):
+        (folder / name).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 # %% ../nbs/16_experiments.ipynb #83b3d30e
 def _stamps(images: pd.Series) -> pd.Series:
@@ -526,15 +548,12 @@ def run_experiment(
         split["image"], backbone, frozen=config.trainable == "none", cache=cache, device=device,
         quiet=quiet)
     data = _parts(split, seen, backbone)
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "config.json").exists():  # what began the run is what it says of itself
-        begun = read_json(folder / "config.json")
-        header |= {name: begun[name] for name in ("source", "versions", "created") if name in begun}
-    else:
-        write_json(folder / "config.json", header)
-    write_table(split, folder / "split.csv")
-    write_table(rejected, folder / "rejected.csv")
-    network, history = _train(folder, data, network, sampler, config, classes, device, quiet)
+    header = _begin(folder, header, split, rejected)
+    try:
+        network, history = _train(folder, data, network, sampler, config, classes, device, quiet)
+    except NonFiniteLossError:
+        _withdraw(folder)  # other settings are wanted, and they may want the same folder
+        raise
     _save_network(folder, network, classes, seen)
     scores = {name: apply_network(network.to(device), data[name], device=device)[0]
               for name in ("validation", "test")}

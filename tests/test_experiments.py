@@ -22,6 +22,7 @@ import silk_nb
 from silk_nb.experiments import EXPERIMENTS, RunConfig, check_once, find_experiment, run_experiment
 from silk_nb.model import load_backbone
 from silk_nb.predict import evaluate_run, load_run, predict_images, read_header
+from silk_nb.training import NonFiniteLossError
 
 CONFIG = RunConfig("technique", "C + co + sem", backbone="shufflenet_v2_x0_5",
                    weights="silk-textures", batch_size=None, max_epochs=6, min_count=6,
@@ -396,3 +397,11 @@ def test_a_device_that_is_not_there_is_refused(device, silk_table, tmp_path):
     with pytest.raises(ValueError, match="there is no"):
         run_experiment(silk_table, tmp_path / "run", CONFIG, device=device, quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_leaves_the_folder_free(silk_table, silk_cache, tmp_path):
+    with pytest.raises(NonFiniteLossError, match="try a smaller learning rate"):
+        run_experiment(silk_table, tmp_path / "run", replace(CONFIG, learning_rate=1e30),
+                       cache=silk_cache, quiet=True)
+    assert not (tmp_path / "run").exists()
+    run_experiment(silk_table, tmp_path / "run", CONFIG, cache=silk_cache, quiet=True)
