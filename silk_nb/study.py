@@ -7,6 +7,7 @@ __all__ = ['plan_study', 'StudyBusyError', 'UnfinishedStudyError', 'read_study',
            'run_study']
 
 # %% ../nbs/18_study.ipynb #da77ca5a
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, as_completed
@@ -173,10 +174,20 @@ def collect_predictions(
 
 # %% ../nbs/18_study.ipynb #e0ec7670
 def _store_seen(file: Path, seen: Seen) -> None:
-    """Write what is seen, for workers in other processes."""
+    """Write what is seen, for workers in other processes; it stays the same for all runs."""
     tensors = {name: getattr(seen, name).contiguous() for name in ("inputs", "descriptors")
                if getattr(seen, name) is not None}
-    content = safetensors.torch.save(tensors, metadata={"backbone": json.dumps(seen.backbone)})
+    digest = hashlib.sha256("\n".join(seen.images).encode())
+    for tensor in tensors.values():
+        digest.update(tensor.numpy())
+    notes = {"backbone": seen.backbone, "digest": digest.hexdigest()}
+    if file.exists():
+        with safetensors.safe_open(file, "pt") as stored:
+            if json.loads(stored.metadata()["silk_nb"])["digest"] == notes["digest"]:
+                return
+        raise FileExistsError(f"{file.parent} was begun with other images, colours or weights than "
+                              "are there now: put them back, or name a new folder.")
+    content = safetensors.torch.save(tensors, metadata={"silk_nb": json.dumps(notes)})
     with atomic_write(file) as part:
         Path(part).write_bytes(content)
 
@@ -184,10 +195,10 @@ def _store_seen(file: Path, seen: Seen) -> None:
 def _load_seen(file: Path, images: list[str]) -> Seen:
     """What `_store_seen` wrote."""
     with safetensors.safe_open(file, "pt") as stored:
-        names, about = set(stored.keys()), json.loads(stored.metadata()["backbone"])
+        names, notes = set(stored.keys()), json.loads(stored.metadata()["silk_nb"])
         found = {name: stored.get_tensor(name) if name in names else None
                  for name in ("inputs", "descriptors")}
-    return Seen(images, found["inputs"], found["descriptors"], about)
+    return Seen(images, found["inputs"], found["descriptors"], notes["backbone"])
 
 
 def _one_run(table: pd.DataFrame, images: list[str], rejected: pd.DataFrame, file: str, folder: str,
@@ -233,8 +244,7 @@ def _do_runs(folder: Path, todo: list[dict], plan: _Plan, prepared: Prepared,
              executor: Executor | None, device: str | None, quiet: bool) -> None:
     """Do what is missing; the table grows with every run that ends."""
     file = folder / "features.safetensors"
-    if not file.exists():
-        _store_seen(file, prepared.seen)
+    _store_seen(file, prepared.seen)
     jobs = [(prepared.table, list(prepared.seen.images), prepared.rejected, str(file.absolute()),
              str((folder / run["folder"]).absolute()),
              replace(plan.config, **{k: run[k] for k in ("variable", "experiment", "seed")}),

@@ -244,3 +244,14 @@ def test_the_study_imports_without_the_extra(tmp_path):
     code = ("import sys\nfor n in ('distributed', 'dask', 'imblearn', 'scikit_posthocs'):\n"
             "    sys.modules[n] = None\nimport silk_nb.study, silk_nb.statistics")
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
+
+
+def test_other_features_under_the_same_names_are_refused(tmp_path):
+    with pytest.raises(UnfinishedStudyError):  # one of two runs is done
+        study(tmp_path / "s", (["kind"], ["C*", "C"], 1), config=replace(CONFIG, batch_size=140))
+    other = given_features(TABLE, PREPARED.seen.inputs + 1, PREPARED.seen.descriptors)
+    before = contents(tmp_path / "s")
+    with pytest.raises(FileExistsError, match="begun with other images, colours or weights"):
+        run_study(TABLE, tmp_path / "s", ["kind"], ["C*", "C"], 1, prepared=other, quiet=True,
+                  config=replace(CONFIG, batch_size=140))
+    assert contents(tmp_path / "s") == before
