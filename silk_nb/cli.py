@@ -7,6 +7,7 @@ __all__ = ['main']
 
 # %% ../nbs/20_cli.ipynb #3d2a2a25
 import argparse
+import contextlib
 import difflib
 import errno
 import math
@@ -259,10 +260,8 @@ def _study(args: argparse.Namespace) -> None:
     from silk_nb.annotations import read_annotations
     from silk_nb.experiments import RunConfig
     from silk_nb.features import default_cache
-    from silk_nb.findings import findings_tables, read_findings, recommendations, write_findings
     from silk_nb.recipes import expand_names, find_experiment
-    from silk_nb.statistics import table_markdown
-    from silk_nb.study import run_study
+    from silk_nb.study import UnfinishedStudyError, run_study
     baseline = find_experiment(args.baseline).name
     if baseline not in expand_names(args.experiments):
         raise ValueError(f"the baseline {baseline!r} is not among the experiments: add it, or name "
@@ -271,11 +270,28 @@ def _study(args: argparse.Namespace) -> None:
                              variables=args.variables, image_dir=args.image_dir,
                              missing=args.missing)
     chosen = {name: getattr(args, name) for name in _RUN_OPTIONS if hasattr(args, name)}
+    failed = None
     with _workers(args) as executor:
-        run_study(table, args.out, args.variables, args.experiments, args.seeds, executor=executor,
-                  config=RunConfig("", **chosen), cache=args.cache or default_cache(),
-                  device=args.device, source=Path(args.data).name, wait=args.wait, quiet=args.quiet)
-    found = read_findings(args.out)
+        try:
+            run_study(table, args.out, args.variables, args.experiments, args.seeds,
+                      executor=executor, config=RunConfig("", **chosen), wait=args.wait,
+                      cache=args.cache or default_cache(), device=args.device, quiet=args.quiet,
+                      source=Path(args.data).name)
+        except UnfinishedStudyError as error:
+            failed = error
+    if failed is None:
+        _tell_study(args.out, baseline, args.quiet)
+    else:
+        with contextlib.suppress(ValueError):  # there may be too little to compare
+            _tell_study(args.out, baseline, args.quiet)
+        raise failed
+
+
+def _tell_study(folder: Path, baseline: str, quiet: bool) -> None:
+    """The tables, the recommendation, and where the report is."""
+    from silk_nb.findings import findings_tables, read_findings, recommendations, write_findings
+    from silk_nb.statistics import table_markdown
+    found = read_findings(folder)
     tables = findings_tables(found, baseline)
     for name in ("mean_f1", "minority_f1"):
         if name in tables:  # there is none of minority classes where there are none
@@ -283,7 +299,7 @@ def _study(args: argparse.Namespace) -> None:
             print(f"{caption}\n\n{table_markdown(shown)}\n")
     for line in recommendations(found, baseline):
         print(f"* {line}")
-    print(f"The report is {write_findings(args.out, baseline, quiet=args.quiet)}")
+    print(f"The report is {write_findings(folder, baseline, quiet=quiet)}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -404,7 +420,7 @@ def _system_words(error: OSError) -> str:
 
 def _may_tell(error: Exception) -> bool:
     """Whether an error is one of the input, to be told in one line."""
-    if isinstance(error, (ValueError, OSError)):
+    if isinstance(error, (ValueError, OSError, ModuleNotFoundError)):
         return True
     from silk_nb.study import StudyBusyError, UnfinishedStudyError
     from silk_nb.training import NonFiniteLossError

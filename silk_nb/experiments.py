@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RunConfig', 'data_fingerprint', 'read_json', 'write_json', 'check_once', 'Seen', 'Prepared', 'see_images', 'versions',
-           'find_device', 'find_backbone', 'read_scores', 'run_experiment', 'prepare', 'given_features', 'EXPERIMENTS',
-           'find_experiment']
+           'find_device', 'find_backbone', 'read_scores', 'build_untrained', 'run_experiment', 'prepare',
+           'given_features', 'EXPERIMENTS', 'find_experiment']
 
 # %% ../nbs/16_experiments.ipynb #071d9b79
 import dataclasses
@@ -81,10 +81,13 @@ class RunConfig:
         """The same with the experiment's name as the grammar writes it, its head's settings, and
         the path of a weights file made absolute, so that the run can be used from any folder.
 
-        What was set by hand stays. Raises `ValueError` for an unknown experiment, and for one
-        that wants a frozen backbone where it is trained.
+        What differs from the default stays. Raises `ValueError` for an unknown experiment, for one
+        that wants a frozen backbone where it is trained, and for a frozen one of random weights.
         """
         experiment = find_experiment(self.experiment)
+        if self.weights is None and self.trainable == "none":
+            raise ValueError("a frozen backbone of random weights tells nothing: hand in weights=, "
+                             "or train it with trainable='all'.")
         usual = {field.name: field.default for field in dataclasses.fields(self)}
         chosen = {k: v for k, v in HEADS[experiment.head].items() if getattr(self, k) == usual[k]}
         if experiment.classification == "LDAM-DRW" and self.select == usual["select"]:
@@ -180,7 +183,8 @@ def _begin(folder: Path, header: dict, split: pd.DataFrame, rejected: pd.DataFra
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "config.json").exists():
         begun = read_json(folder / "config.json")
-        header |= {name: begun[name] for name in ("source", "versions", "created") if name in begun}
+        header |= {name: begun[name] for name in ("source", "machine", "versions", "created")
+                   if name in begun}
     else:
         write_json(folder / "config.json", header)
     write_table(split, folder / "split.csv")
@@ -375,7 +379,8 @@ def _header(table: pd.DataFrame, config: RunConfig, source: str, given: bool) ->
     seen = (f"{config.backbone}, weights {Path(str(config.weights)).name}, "
             f"trained: {config.trainable}")
     return {"run": config.to_json(), "data": data_fingerprint(table, config.variable),
-            "source": source, "seen": "features that were given" if given else seen, "versions": versions(),
+            "source": source, "seen": "features that were given" if given else seen,
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors", "versions": versions(),
             "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
 
 # %% ../nbs/16_experiments.ipynb #96743947
@@ -491,9 +496,13 @@ def _write_scores(file: Path, scores: Mapping[str, float]) -> None:
     write_json(file, {k: None if np.isnan(v) else v for k, v in scores.items()})
 
 
-def _build(split: pd.DataFrame, config: RunConfig, backbone: Backbone | None, width: int
-           ) -> tuple[ResumableSampler, nn.Module]:
-    """Sampler and untrained network, so that what cannot be is refused at once."""
+def build_untrained(
+    split: pd.DataFrame,  # from `split_annotations`
+    config: RunConfig,  # settled
+    backbone: Backbone | None,  # wanted where it is trained
+    width: int,  # length of the features
+) -> tuple[ResumableSampler, nn.Module]:
+    """Sampler and untrained network, so that what cannot be is refused at once (`ValueError`)."""
     experiment, classes = find_experiment(config.experiment), list(split["label"].cat.categories)
     codes = torch.from_numpy(split["label"].cat.codes.to_numpy().astype(np.int64))
     labels = codes[torch.from_numpy((split["split"] == "train").to_numpy(copy=True))]
@@ -542,7 +551,7 @@ def run_experiment(
     split = split_annotations(chosen, seed=config.seed)
     classes = list(split["label"].cat.categories)
     width = prepared.seen.inputs.shape[1] if backbone is None else backbone.out_features
-    sampler, network = _build(split, config, backbone, width)
+    sampler, network = build_untrained(split, config, backbone, width)
     header["batch_size"] = sampler.batch_size
     seen = prepared.seen if prepared else see_images(
         split["image"], backbone, frozen=config.trainable == "none", cache=cache, device=device,

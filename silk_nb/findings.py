@@ -7,8 +7,6 @@ __all__ = ['Findings', 'read_findings', 'recommend', 'recommendations', 'finding
 
 # %% ../nbs/19_findings.ipynb #2e2e8555
 import json
-import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -134,22 +132,24 @@ def findings_figures(
 ) -> dict[str, tuple[Axes, str]]:  # caption -> axes, alternative text
     """The figures of the page: OA against minority F1, gains per class, gains against imbalance."""
     figures = {}
+    uneven = found.results[found.results["minority_f1"].notna()]
     for name in found.classes:
-        figures[f"{name}: overall accuracy against minority F1"] = (
-            plot_accuracy_against_minority(found.results, variable=name),
-            f"Scatter plot of overall accuracy against minority F1 on {name}, a marker with error "
-            "bars per experiment; the numbers are in the tables.")
+        if name in set(uneven["variable"]):  # else there is no minority class
+            figures[f"{name}: overall accuracy against minority F1"] = (
+                plot_accuracy_against_minority(uneven, variable=name),
+                f"Scatter plot of overall accuracy against minority F1 on {name}, a marker with "
+                "error bars per experiment; the numbers are in the tables.")
         leading = _leading(found, name, baseline)
         figures[f"{name}: F1 per class"] = (
             plot_gain_per_class(found.predictions, found.classes, leading, variable=name,
                                 minority=found.minority, train_counts=found.counts),
             f"Dot plot of F1 per class of {name} for {', '.join(leading)}, most frequent first.")
-    if len(found.classes) > 1 and found.results["experiment"].nunique() > 1:
+    if uneven["variable"].nunique() > 1 and uneven["experiment"].nunique() > 1:
         figures["Gain in minority F1 against the balance deviation of the variables"] = (
-            plot_gain_against_imbalance(found.results, found.counts, baseline),
+            plot_gain_against_imbalance(uneven, found.counts, baseline),
             "Gain of every experiment over the baseline, a column of markers per variable.")
-        if found.results["experiment"].nunique() > 2:
-            figures |= _rank_figure(found.results)
+    if len(found.classes) > 1 and found.results["experiment"].nunique() > 2:
+        figures |= _rank_figure(found.results)
     return figures
 
 
@@ -157,12 +157,12 @@ def _rank_figure(results: pd.DataFrame) -> dict[str, tuple[Axes, str]]:
     """The critical-difference plot, where its library is installed."""
     try:
         drawn = plot_critical_difference(results)
-    except (ModuleNotFoundError, ValueError):  # the library is an extra; blocks may be incomplete
+    except (ImportError, ValueError):  # the library is an extra; blocks may be incomplete
         return {}
     return {"Mean ranks over the variables; what a bar joins is not told apart (Nemenyi)": (
         drawn, "Critical-difference diagram of the mean ranks of all experiments.")}
 
-
+# %% ../nbs/19_findings.ipynb #9d08a66e
 def findings_tables(
     found: Findings,
     baseline: str = "C*",
@@ -231,7 +231,7 @@ def _facts(found: Findings, folder: Path) -> dict[str, str]:
             "experiments": ", ".join(study["experiments"]),
             "features": first["seen"], "settings": ", ".join(f"{k}={v}" for k, v in settings.items()),
             "versions": ", ".join(f"{k} {v}" for k, v in found.study["versions"].items()),
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"}
+            "machine": first["machine"]}
 
 # %% ../nbs/19_findings.ipynb #eb57d480
 def _render(**values: object) -> str:

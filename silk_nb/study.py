@@ -9,22 +9,27 @@ __all__ = ['plan_study', 'StudyBusyError', 'UnfinishedStudyError', 'read_study',
 # %% ../nbs/18_study.ipynb #da77ca5a
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, as_completed
+from concurrent.futures import (FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future,
+                                wait)
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import safetensors.torch
+import torch
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from .annotations import atomic_write, choose_variable, write_table
+from .annotations import (atomic_write, choose_variable, is_leftover, split_annotations,
+                                 write_table)
+from .comparators import check_oversampling
 from .evaluation import METRIC_NAMES
-from .experiments import (Prepared, RunConfig, Seen, data_fingerprint, prepare, read_scores,
-                                 run_experiment, versions, write_json)
-from .recipes import expand_names
+from .experiments import (Prepared, RunConfig, Seen, build_untrained, data_fingerprint,
+                                 prepare, read_scores, run_experiment, versions, write_json)
+from .recipes import expand_names, find_experiment
 
 # %% ../nbs/18_study.ipynb #38e0fe34
 def _in_path(name: str) -> str:
@@ -90,13 +95,18 @@ def _differences(held: dict, wanted: dict) -> list[str]:
     return found + [k for k in ("data", "features") if held.get(k) != wanted[k]]
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether this may lie in a folder before the study begins."""
+    return path.name == ".lock" or is_leftover(path)
+
+
 def _refuse_other(folder: Path, header: dict) -> None:
     """`FileExistsError` where the folder holds another study or something else."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file: name a folder for the study.")
     file = folder / "study.json"
     if not file.exists():
-        if folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
+        if folder.is_dir() and not all(map(_is_ours, folder.iterdir())):
             raise FileExistsError(f"{folder} holds other things and no study: name a new folder.")
         return
     if differ := _differences(read_study(folder), header):
@@ -127,7 +137,14 @@ def _alone(folder: Path, wait: float) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=wait):
-            yield
+            try:
+                for file in filter(is_leftover, folder.iterdir()):
+                    file.unlink()
+                yield
+            finally:
+                if not (folder / "study.json").exists():  # it came to nothing: leave nothing
+                    (folder / ".lock").unlink()
+                    folder.rmdir()
     except Timeout:
         raise StudyBusyError(f"another study is at work on {folder}: wait until it ends, or look "
                              "at its table with collect_study.") from None
@@ -177,7 +194,7 @@ def _store_seen(file: Path, seen: Seen) -> None:
     """Write what is seen, for workers in other processes; it stays the same for all runs."""
     tensors = {name: getattr(seen, name).contiguous() for name in ("inputs", "descriptors")
                if getattr(seen, name) is not None}
-    digest = hashlib.sha256("\n".join(seen.images).encode())
+    digest = hashlib.sha256("\n".join(Path(image).name for image in seen.images).encode())
     for tensor in tensors.values():
         digest.update(tensor.numpy())
     notes = {"backbone": seen.backbone, "digest": digest.hexdigest()}
@@ -185,8 +202,8 @@ def _store_seen(file: Path, seen: Seen) -> None:
         with safetensors.safe_open(file, "pt") as stored:
             if json.loads(stored.metadata()["silk_nb"])["digest"] == notes["digest"]:
                 return
-        raise FileExistsError(f"{file.parent} was begun with other images, colours or weights than "
-                              "are there now: put them back, or name a new folder.")
+        raise FileExistsError(f"{file.parent} was begun with other images, colours or weights, or "
+                              "rows in another order: put them back, or name a new folder.")
     content = safetensors.torch.save(tensors, metadata={"silk_nb": json.dumps(notes)})
     with atomic_write(file) as part:
         Path(part).write_bytes(content)
@@ -212,16 +229,36 @@ def _one_run(table: pd.DataFrame, images: list[str], rejected: pd.DataFrame, fil
     return folder
 
 # %% ../nbs/18_study.ipynb #f3676261
+_PATIENCE = 60.0  # seconds that Dask may be without a worker
+
+
 def _here(jobs: list[tuple]) -> Iterator[tuple[tuple, Exception | None]]:
     """The jobs one after the other, each with what went wrong with it."""
     for job in jobs:
         try:
             _one_run(*job)
             yield job, None
-        except (ValueError, ArithmeticError, OSError) as error:
+        except Exception as error:
             yield job, error
 
 
+def _no_workers(executor: Executor) -> bool:
+    """Whether this is Dask's executor, and all its workers are gone."""
+    client = getattr(executor, "_client", None)
+    return hasattr(client, "scheduler_info") and not client.scheduler_info().get("workers")
+
+
+def _as_finished(futures: dict[Future, tuple], executor: Executor) -> Iterator[Future]:
+    """The futures as they end. `UnfinishedStudyError` when nobody is left to do them."""
+    open_, deserted = set(futures), 0
+    while open_:
+        ended, open_ = wait(open_, timeout=_PATIENCE / 6, return_when=FIRST_COMPLETED)
+        deserted = deserted + 1 if not ended and _no_workers(executor) else 0
+        if deserted > 6:
+            raise UnfinishedStudyError(f"there has been no worker for {_PATIENCE:.0f} s")
+        yield from ended
+
+# %% ../nbs/18_study.ipynb #4d470b32
 def _elsewhere(jobs: list[tuple], executor: Executor) -> Iterator[tuple[tuple, Exception | None]]:
     """The jobs as an executor finishes them. What was not begun is withdrawn on the way out."""
     futures: dict[Future, tuple] = {}
@@ -230,7 +267,7 @@ def _elsewhere(jobs: list[tuple], executor: Executor) -> Iterator[tuple[tuple, E
             futures = {executor.submit(_one_run, *job): job for job in jobs}
         except (BrokenExecutor, RuntimeError) as error:
             raise UnfinishedStudyError(f"the executor takes no work ({error})") from error
-        for future in as_completed(futures):
+        for future in _as_finished(futures, executor):
             error = None if future.cancelled() else future.exception()
             if future.cancelled() or isinstance(error, (BrokenExecutor, CancelledError)):
                 raise UnfinishedStudyError("the workers died") from error
@@ -266,6 +303,30 @@ def _do_runs(folder: Path, todo: list[dict], plan: _Plan, prepared: Prepared,
         raise UnfinishedStudyError(f"{len(failed)} of {len(plan.runs)} runs in {folder} failed, the "
                                    f"others are done: {'; '.join(failed[:3])}")
 
+# %% ../nbs/18_study.ipynb #026bc387
+def _check_libraries(name: str) -> None:
+    """`ModuleNotFoundError` where an experiment wants a library that is an extra."""
+    experiment = find_experiment(name)
+    experiment.loss(torch.ones(2))
+    if experiment.oversampling:
+        check_oversampling(experiment.oversampling)
+
+
+def _check_runs(prepared: Prepared, todo: list[dict], config: RunConfig) -> None:
+    """Refuse at once what one of the runs would refuse: splits, batches and networks."""
+    splits, width = {}, prepared.seen.inputs.shape[1]
+    for run in todo:
+        what = run["variable"], run["seed"]
+        if what not in splits:
+            chosen = choose_variable(prepared.table, run["variable"], min_count=config.min_count,
+                                     rare=config.rare)[0]
+            with warnings.catch_warnings():  # the run itself will say it
+                warnings.simplefilter("ignore")
+                splits[what] = split_annotations(chosen, seed=run["seed"])
+        own = {name: run[name] for name in ("variable", "experiment", "seed")}
+        build_untrained(splits[what], replace(config, **own).settled(), None, width)
+
+
 # %% ../nbs/18_study.ipynb #ca9a8bff
 def run_study(
     table: pd.DataFrame,  # as from `read_annotations`
@@ -294,6 +355,7 @@ def run_study(
         choose_variable(table, name, min_count=config.min_count, rare=config.rare)
     for name in dict.fromkeys(runs["experiment"]):
         replace(config, variable="", experiment=name).settled().training()
+        _check_libraries(name)
     if config.trainable != "none":
         raise ValueError("a study wants a frozen backbone: fine-tune with run_experiment.")
     plan = _Plan(runs, config, table, source, prepared is not None and prepared.seen.backbone is None)
@@ -301,12 +363,14 @@ def run_study(
     _refuse_other(folder, header)
     with _alone(folder, wait):
         _refuse_other(folder, header)
-        if not (folder / "study.json").exists():
-            write_json(folder / "study.json", header)
-        todo = [run for run in runs.to_dict("records") if _row(folder, run) is None]
+        begun = (folder / "study.json").exists()
+        todo = [run for run in runs.to_dict("records") if not begun or _row(folder, run) is None]
         if todo:
             prepared = prepared or prepare(table, config, list(dict.fromkeys(runs["variable"])),
                                            cache=cache, device=device, quiet=quiet)
+            _check_runs(prepared, todo, config)
+            if not begun:  # what cannot be has been refused by now
+                write_json(folder / "study.json", header)
             _do_runs(folder, todo, plan, prepared, executor, device, quiet)
         results = collect_study(folder)
         write_table(results, folder / "results.csv")

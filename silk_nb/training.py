@@ -205,11 +205,19 @@ class _Progress:
     def __init__(self, network, loss, optimiser, sampler, config):
         self.network, self.loss, self.optimiser = network, loss, optimiser
         self.sampler, self.config = sampler, config
-        self.history, self.waited, self.lowest = [], 0, math.inf
+        self.history, self.waited, self.lowest, self.best_epoch = [], 0, math.inf, 0
         self.best = self._copy()
 
     def _copy(self) -> dict[str, Tensor]:
         return {k: v.detach().to("cpu", copy=True) for k, v in self.network.state_dict().items()}
+
+    def announce(self, epoch: int) -> None:
+        """Tell the loss the epoch, from 0; before a deferred part begins nothing is best yet."""
+        for part in self.loss.modules():
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
+            if epoch <= (getattr(part, "defer_until", None) or 0):
+                self.waited, self.lowest = 0, math.inf
 
     def record(self, row: dict) -> None:
         """Take an epoch in; keep its weights if it is the best so far."""
@@ -218,6 +226,7 @@ class _Progress:
         cost = self.config.cost(row)
         if cost < self.lowest:
             self.lowest, self.waited, self.best = cost, 0, self._copy()
+            self.best_epoch = row["epoch"]
 
     def save(self, path: Path, fingerprint: str) -> None:
         """Write everything to `path`, whole or not at all."""
@@ -228,7 +237,8 @@ class _Progress:
             "fingerprint": fingerprint, "network": self._copy(), "best": self.best,
             "loss": self.loss.state_dict(), "optimiser": self.optimiser.state_dict(),
             "sampler": self.sampler.state_dict(), "random": torch.get_rng_state(), "cuda": cuda,
-            "history": self.history, "waited": self.waited, "lowest": self.lowest}, content)
+            "history": self.history, "waited": self.waited, "lowest": self.lowest,
+            "best_epoch": self.best_epoch}, content)
         with atomic_write(path) as part:
             Path(part).write_bytes(content.getbuffer())
 
@@ -244,6 +254,7 @@ class _Progress:
             torch.cuda.set_rng_state(state["cuda"], device)
         self.history, self.best = state["history"], state["best"]
         self.waited, self.lowest = state["waited"], state["lowest"]
+        self.best_epoch = state["best_epoch"]
 
 # %% ../nbs/10_training.ipynb #d5026ec2
 def _optimiser(network: nn.Module, loss: TotalLoss, config: TrainingConfig
@@ -302,9 +313,7 @@ def fit(
             for epoch in bar:
                 if progress.waited >= config.patience:
                     break
-                for part in loss.modules():  # such as the start of deferred re-weighting
-                    if hasattr(part, "set_epoch"):
-                        part.set_epoch(epoch)
+                progress.announce(epoch - 1)
                 row = {"epoch": epoch, **_train_epoch(
                     network, train, loss, sampler, optimiser, device, epoch)}
                 row |= _validate(network, validation, loss, sampler.batch_size, device, epoch)
@@ -317,4 +326,4 @@ def fit(
     network.load_state_dict(progress.best)
     network.eval()
     history = pd.DataFrame(progress.history)
-    return history.assign(best=np.arange(len(history)) == int(np.argmin(config.cost(history))))
+    return history.assign(best=history["epoch"] == progress.best_epoch)

@@ -405,3 +405,9 @@ def test_a_loss_that_is_not_finite_leaves_the_folder_free(silk_table, silk_cache
                        cache=silk_cache, quiet=True)
     assert not (tmp_path / "run").exists()
     run_experiment(silk_table, tmp_path / "run", CONFIG, cache=silk_cache, quiet=True)
+
+
+def test_a_frozen_backbone_of_random_weights_is_refused(silk_table, tmp_path):
+    with pytest.raises(ValueError, match="random weights tells nothing: hand in weights="):
+        run_experiment(silk_table, tmp_path / "run", replace(CONFIG, weights=None), quiet=True)
+    assert not (tmp_path / "run").exists()

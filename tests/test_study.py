@@ -187,11 +187,37 @@ def test_mistakes_leave_no_folder(tmp_path):
         collect_study(tmp_path)
 
 
-def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
-    """Batches of 100 cannot be balanced, so the balanced experiments fail, and the others end."""
-    with pytest.raises(UnfinishedStudyError, match=r"2 of 4 runs in .* failed.*Eq\. 5"):
-        study(tmp_path / "s", (["kind"], ["C", "C*"], 2), config=replace(CONFIG, batch_size=140))
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
+    plain = module.run_experiment
+
+    def failing(table, folder, config, **more):
+        if config.experiment == "C":
+            raise RuntimeError("the third law of thermodynamics")
+        return plain(table, folder, config, **more)
+
+    monkeypatch.setattr(module, "run_experiment", failing)
+    with pytest.raises(UnfinishedStudyError, match=r"2 of 4 runs in .* failed.*third law"):
+        study(tmp_path / "s", (["kind"], ["C", "C*"], 2))
     assert collect_study(tmp_path / "s")["experiment"].tolist() == ["C*", "C*"]
+    monkeypatch.undo()
+    assert len(study(tmp_path / "s", (["kind"], ["C", "C*"], 2))) == 4
+
+
+def test_what_cannot_be_is_refused_before_the_folder_is_made(tmp_path):
+    with pytest.raises(ValueError, match=r"Eq\. 5"):
+        study(tmp_path / "s", (["kind"], ["C*", "C"], 1), config=replace(CONFIG, batch_size=140))
+    assert not (tmp_path / "s").exists()
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / ".study.c49251b77625.json").write_text("{")  # as a kill leaves it
+    assert len(study(tmp_path / "s", (["kind"], ["C*", "C"], 1))) == 2
+    assert not [p for p in (tmp_path / "s").iterdir() if p.name.startswith(".study")]
+
+
+def test_deferred_weights_are_reached_and_the_best_epoch_comes_after(tmp_path):
+    results = study(tmp_path / "s", (["kind"], ["LDAM-DRW"], 1),
+                    config=replace(CONFIG, max_epochs=40, patience=2))
+    history = pd.read_csv(tmp_path / "s" / results["folder"][0] / "history.csv")
+    assert len(history) > 11 and history["epoch"][history["best"]].item() >= 11  # from 1
 
 
 def _die(*_):
@@ -221,8 +247,8 @@ def test_dask_with_a_worker_killed_half_way(tmp_path, whole, monkeypatch):
 
     plain = module.write_table
     monkeypatch.setattr(module, "write_table", kill_one)
-    with distributed.LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None,
-                                  worker_dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True,
+                                  dashboard_address=None, worker_dashboard_address=None) as cluster:
         with distributed.Client(cluster) as client:
             results = study(tmp_path / "s", executor=client.get_executor())
     assert killed
@@ -246,12 +272,33 @@ def test_the_study_imports_without_the_extra(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
 
 
-def test_other_features_under_the_same_names_are_refused(tmp_path):
-    with pytest.raises(UnfinishedStudyError):  # one of two runs is done
-        study(tmp_path / "s", (["kind"], ["C*", "C"], 1), config=replace(CONFIG, batch_size=140))
+def test_other_features_under_the_same_names_are_refused(tmp_path, monkeypatch):
+    what = (["kind"], ["C*", "C"], 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_one_run", lambda *_: None)  # begun, but nothing done
+        study(tmp_path / "s", what)
     other = given_features(TABLE, PREPARED.seen.inputs + 1, PREPARED.seen.descriptors)
     before = contents(tmp_path / "s")
     with pytest.raises(FileExistsError, match="begun with other images, colours or weights"):
-        run_study(TABLE, tmp_path / "s", ["kind"], ["C*", "C"], 1, prepared=other, quiet=True,
-                  config=replace(CONFIG, batch_size=140))
+        run_study(TABLE, tmp_path / "s", *what, prepared=other, quiet=True, config=CONFIG)
     assert contents(tmp_path / "s") == before
+    assert len(study(tmp_path / "s", what)) == 2
+
+
+def test_a_variable_without_minority_classes_has_a_page_too(tmp_path):
+    from silk_nb.findings import write_findings
+
+    table = TABLE.assign(even=pd.Categorical(["a", "b"] * (len(TABLE) // 2)))
+    run_study(table, tmp_path / "s", ["even", "kind"], ["C*", "LR"], 1, quiet=True, config=CONFIG,
+              prepared=given_features(table, *PREPARED.seen[1:3]))
+    page = write_findings(tmp_path / "s", quiet=True).read_text()
+    assert "even: F1 per class" in page and "even: overall accuracy against" not in page
+
+
+def test_dask_without_workers_says_so(tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(module, "_PATIENCE", 1.0)
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        with distributed.Client(cluster) as client:
+            with pytest.raises(UnfinishedStudyError, match="no worker for 1 s; 0 of 1 runs"):
+                study(tmp_path / "s", (["kind"], ["C*"], 1), executor=client.get_executor())
