@@ -113,7 +113,7 @@ def _refuse_other(folder: Path, header: dict) -> None:
         raise FileExistsError(f"{folder} holds another study, which differs in "
                               f"{', '.join(differ)}: name a new folder.")
 
-
+# %% ../nbs/18_study.ipynb #061e812d
 def read_study(
     folder: str | Path,  # a study folder
 ) -> dict:  # what study.json says
