@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .losses import unit_length
+from .losses import check_labels, unit_length
 
 # %% ../nbs/06_auxiliaries.ipynb #7593d817
 def _above_zero(value: Any, name: str) -> float:
@@ -29,12 +29,7 @@ def _check_embeddings(embeddings: Tensor, labels: Tensor) -> None:
     if not known or not embeddings.is_floating_point():
         shape = tuple(getattr(embeddings, "shape", ()))
         raise ValueError(f"embeddings must be a floating-point tensor N×D, their shape is {shape}.")
-    if not isinstance(labels, Tensor) or labels.ndim != 1:
-        raise ValueError("labels must be a vector (tensor) of class codes.")
-    if labels.is_floating_point() or labels.is_complex():
-        raise ValueError(f"labels must be whole numbers, not {labels.dtype}.")
-    if len(labels) != len(embeddings):
-        raise ValueError(f"There are {len(labels)} labels for {len(embeddings)} embeddings.")
+    check_labels(embeddings, labels)
 
 
 def _in_full(embeddings: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .losses import check_labels
+
 # %% ../nbs/05_classification.ipynb #cb79dcc5
 def _checked_vector(values: Tensor, name: str) -> Tensor:
     """K numbers from 0 on, not all 0, in float64 on the CPU; else a ValueError."""
@@ -102,12 +104,7 @@ def _check_logits(logits: Tensor, num_classes: int | None) -> None:
 
 def _check_labels(logits: Tensor, labels: Tensor) -> None:
     """Refuse labels that are not N codes from 0 to K − 1."""
-    if not isinstance(labels, Tensor) or labels.ndim != 1:
-        raise ValueError("labels must be a vector (tensor) of class codes.")
-    if labels.is_floating_point() or labels.is_complex():
-        raise ValueError(f"labels must be whole numbers, not {labels.dtype}.")
-    if len(labels) != len(logits):
-        raise ValueError(f"There are {len(labels)} labels for {len(logits)} rows of logits.")
+    check_labels(logits, labels, "rows of logits")
     low, high = (int(end) for end in labels.aminmax()) if len(labels) else (0, 0)
     if low < 0 or high >= logits.shape[1]:
         raise ValueError(f"labels must lie between 0 and {logits.shape[1] - 1}, "

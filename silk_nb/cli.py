@@ -200,11 +200,6 @@ def _show(scores: dict, words: list[str]) -> None:
         print(f"* {' '.join(line.split())}")
 
 
-def _run_folder(variable: str, experiment: str, seed: int) -> Path:
-    """A folder named after what is run."""
-    words = f"{variable} {experiment} seed {seed}".replace("*", " random")
-    return Path("runs") / "_".join("".join(c if c.isalnum() else " " for c in words).split())
-
 
 def _show_left_out(folder: Path, images: int, variable: str) -> None:
     """How many of the images took no part, why, and where they are listed."""
@@ -220,7 +215,7 @@ def _show_left_out(folder: Path, images: int, variable: str) -> None:
 def _train(args: argparse.Namespace) -> None:
     """`silk_nb train`"""
     from silk_nb.annotations import read_annotations
-    from silk_nb.experiments import RunConfig, run_experiment
+    from silk_nb.experiments import RunConfig, in_path, run_experiment
     from silk_nb.features import default_cache
     from silk_nb.predict import evaluate_run
     table = read_annotations(args.data, image=args.image, group=args.group,
@@ -228,7 +223,8 @@ def _train(args: argparse.Namespace) -> None:
                              missing=args.missing)
     chosen = {name: getattr(args, name) for name in _RUN_OPTIONS if hasattr(args, name)}
     config = RunConfig(variable=args.variable, experiment=args.experiment, **chosen)
-    folder = args.out or _run_folder(config.variable, config.experiment, config.seed)
+    folder = args.out or Path("runs") / in_path(
+        f"{config.variable} {config.experiment} seed {config.seed}")
     run_experiment(table, folder, config, cache=args.cache or default_cache(), device=args.device,
                    source=Path(args.data).name, quiet=args.quiet)
     scores, _, words = evaluate_run(folder)
@@ -299,7 +295,7 @@ def _tell_study(folder: Path, baseline: str, quiet: bool) -> None:
             print(f"{caption}\n\n{table_markdown(shown)}\n")
     for line in recommendations(found, baseline):
         print(f"* {line}")
-    print(f"The report is {write_findings(folder, baseline, quiet=quiet)}")
+    print(f"The report is {write_findings(folder, baseline, found=found, quiet=quiet)}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ __all__ = ['fit_logistic', 'NeighbourHead', 'fit_neighbours', 'FewNeighboursWarn
            'retrain_classifier', 'normalise_classifier', 'adjust_classifier', 'head_settings', 'build_head']
 
 # %% ../nbs/11_comparators.ipynb #151790e7
+import copy
 import math
 import warnings
 from collections.abc import Sequence
@@ -32,11 +33,9 @@ def _mean_f1(scores: Tensor, labels: Tensor) -> float:
                           labels=np.arange(scores.shape[1]), zero_division=0))
 
 
-def _as_head(model: LogisticRegression, num_classes: int, train: FeatureData) -> SilkHead:
-    """A fitted logistic regression on standardised features as a head without layers."""
-    head = SilkHead(train.features.shape[1], num_classes, task_fc=(), dropout=0, standardise=True,
-                    seed=0)
-    head.set_standardisation(train.features)
+def _as_head(model: LogisticRegression, plain: SilkHead) -> SilkHead:
+    """A fitted logistic regression as a head that standardises as `plain` does."""
+    head = copy.deepcopy(plain)
     weight, bias = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
     if len(model.classes_) == 2:  # sklearn keeps one row for two classes
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
@@ -70,7 +69,7 @@ def fit_logistic(
                                    class_weight="balanced" if balanced else None)
         with warnings.catch_warnings():  # the last digits of a weight do not matter here
             warnings.simplefilter("ignore", ConvergenceWarning)
-            heads.append(_as_head(model.fit(level, train.labels.numpy()), num_classes, train))
+            heads.append(_as_head(model.fit(level, train.labels.numpy()), plain))
         scores = apply_network(heads[-1], validation)[0]
         rows.append({"candidate": f"C = {c:g}", **_validation_scores(scores, validation.labels)})
     return heads[int(np.argmax([r["validation_mean_f1"] for r in rows]))], pd.DataFrame(rows)

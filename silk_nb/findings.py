@@ -257,10 +257,11 @@ def write_findings(
     folder: str | Path,  # a study folder
     baseline: str = "C*",  # what everything is compared with
     *,
+    found: Findings | None = None,  # from `read_findings`, if it is at hand already
     quiet: bool = False,  # no progress bar
 ) -> Path:  # report.html in the study folder; its tables are in tables/
     """Write the page of a study. Raises as `read_findings` and `recommendations` do."""
-    folder, found = Path(folder), read_findings(folder)
+    folder, found = Path(folder), found or read_findings(folder)
     advice, words = recommendations(found, baseline), []
     if found.results["experiment"].nunique() > 1:
         words = plain_comparison(found.results, found.predictions, found.classes, found.minority,

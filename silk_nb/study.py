@@ -28,16 +28,11 @@ from .annotations import (atomic_write, choose_variable, is_leftover, split_anno
 from .comparators import check_oversampling
 from .evaluation import METRIC_NAMES
 from .experiments import (Prepared, RunConfig, Seen, build_untrained, data_fingerprint,
-                                 prepare, read_scores, run_experiment, versions, write_json)
+                                 in_path, prepare, read_scores, run_experiment, versions,
+                                 write_json)
 from .recipes import expand_names, find_experiment
 
 # %% ../nbs/18_study.ipynb #38e0fe34
-def _in_path(name: str) -> str:
-    """A name as part of a path: letters and digits stay, a star is said in words."""
-    words = name.replace("*", " random").replace("-", " ")
-    return "_".join("".join(c if c.isalnum() else " " for c in words).split())
-
-
 def plan_study(
     variables: Sequence[str],  # columns to learn
     experiments: Sequence[str] = ("paper",),  # names and groups, as `expand_names` takes them
@@ -50,7 +45,7 @@ def plan_study(
     for what, given in (("variable", variables), ("experiment", names), ("seed", seeds)):
         if not given or len(set(given)) != len(given):
             raise ValueError(f"a study wants at least one {what}, each once, not {given!r}.")
-    rows = [(v, e, s, f"runs/{_in_path(v)}/{_in_path(e)}/seed_{s}")
+    rows = [(v, e, s, f"runs/{in_path(v)}/{in_path(e)}/seed_{s}")
             for v in variables for s in seeds for e in names]
     plan = pd.DataFrame(rows, columns=["variable", "experiment", "seed", "folder"])
     if plan["folder"].duplicated().any():
