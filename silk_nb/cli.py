@@ -80,6 +80,10 @@ _RUN_OPTIONS = {
     "patience": (_whole, 8, "epochs without getting better before stopping"),
     "select": (("validation_loss", "validation_mean_f1"), "validation_loss",
                "what the best epoch is best in"),
+    "lambda_aux": (_number, None, "weight of the clustering losses; by default the experiment's"),
+    "alpha_sem": (_number, None, "share of sem where co is there too; by default the experiment's"),
+    "members": (_whole, 1, "networks whose class probabilities are averaged"),
+    "logistic_share": (_number, 0.0, "of a balanced logistic regression in that average"),
 }
 
 # %% ../nbs/20_cli.ipynb #220cab17

@@ -4,35 +4,30 @@
 
 # %% auto #0
 __all__ = ['fit_logistic', 'NeighbourHead', 'fit_neighbours', 'FewNeighboursWarning', 'check_oversampling', 'oversample',
-           'retrain_classifier', 'normalise_classifier', 'adjust_classifier', 'head_settings', 'build_head']
+           'retrain_classifier', 'normalise_classifier', 'adjust_classifier', 'AveragedHead', 'head_settings',
+           'build_head']
 
 # %% ../nbs/11_comparators.ipynb #151790e7
 import copy
 import math
 import warnings
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .features import FeatureData
 from .losses import unit_length
 from .model import SilkHead, SilkOutput
-from .training import apply_network
+from .training import CrossFit, apply_network, mean_f1
 
 # %% ../nbs/11_comparators.ipynb #7e0a8eb4
-def _mean_f1(scores: Tensor, labels: Tensor) -> float:
-    """Mean F1 over all classes, absent ones counted as 0."""
-    return float(f1_score(labels.numpy(), scores.argmax(1).numpy(), average="macro",
-                          labels=np.arange(scores.shape[1]), zero_division=0))
-
-
 def _as_head(model: LogisticRegression, plain: SilkHead) -> SilkHead:
     """A fitted logistic regression as a head that standardises as `plain` does."""
     head = copy.deepcopy(plain)
@@ -54,6 +49,7 @@ def fit_logistic(
     *,
     balanced: bool = False,  # weight images by the inverse frequency of their class
     penalties: Sequence[float] = (0.001, 0.01, 0.1),  # sklearn's C, the inverse of the strength
+    crossfit: CrossFit | None = None,  # over `validation`; holds its fair scores afterwards
     quiet: bool = True,  # no progress bar
 ) -> tuple[SilkHead, pd.DataFrame]:  # the best head; one row per C with its validation scores
     """Multinomial logistic regression (scikit-learn, L-BFGS) on standardised features.
@@ -70,15 +66,24 @@ def fit_logistic(
         with warnings.catch_warnings():  # the last digits of a weight do not matter here
             warnings.simplefilter("ignore", ConvergenceWarning)
             heads.append(_as_head(model.fit(level, train.labels.numpy()), plain))
-        scores = apply_network(heads[-1], validation)[0]
-        rows.append({"candidate": f"C = {c:g}", **_validation_scores(scores, validation.labels)})
+        rows.append(_candidate(f"C = {c:g}", heads[-1], validation, crossfit))
     return heads[int(np.argmax([r["validation_mean_f1"] for r in rows]))], pd.DataFrame(rows)
 
 
-def _validation_scores(scores: Tensor, labels: Tensor) -> dict[str, float]:
+def _device(head: nn.Module) -> torch.device:
+    """Where the head's tensors are."""
+    return next(chain(head.parameters(), head.buffers())).device
+
+
+def _candidate(name: str, head: nn.Module, validation: FeatureData, crossfit: CrossFit | None
+               ) -> dict:
     """What a candidate is chosen by, with the names of a training history."""
-    return {"validation_accuracy": float((scores.argmax(1) == labels).float().mean()),
-            "validation_mean_f1": _mean_f1(scores, labels)}
+    scores = apply_network(head, validation, device=_device(head))[0]
+    if crossfit:
+        crossfit.offer(scores)
+    return {"candidate": name,
+            "validation_accuracy": float((scores.argmax(1) == validation.labels).float().mean()),
+            "validation_mean_f1": mean_f1(scores, validation.labels)}
 
 # %% ../nbs/11_comparators.ipynb #a448e176
 class NeighbourHead(nn.Module):
@@ -119,12 +124,12 @@ def fit_neighbours(
     num_classes: int,  # K
     *,
     numbers: Sequence[int] = (1, 3, 5, 9, 15),  # values of k; those above N are left out
+    crossfit: CrossFit | None = None,  # over `validation`; holds its fair scores afterwards
 ) -> tuple[NeighbourHead, pd.DataFrame]:  # the best head; one row per k with its validation scores
     """k-nearest neighbours by cosine, k chosen on the validation set."""
     heads = [NeighbourHead(train.features, train.labels, num_classes, k)
              for k in numbers if k <= len(train)]
-    rows = [{"candidate": f"k = {int(head.neighbours)}", **_validation_scores(
-        apply_network(head, validation)[0], validation.labels)} for head in heads]
+    rows = [_candidate(f"k = {int(head.neighbours)}", head, validation, crossfit) for head in heads]
     return heads[int(np.argmax([r["validation_mean_f1"] for r in rows]))], pd.DataFrame(rows)
 
 # %% ../nbs/11_comparators.ipynb #b31fcddc
@@ -213,6 +218,7 @@ def normalise_classifier(
     head: SilkHead,  # trained; changed in place
     validation: FeatureData,  # its mean F1 chooses τ
     strengths: Sequence[float] = tuple(np.arange(0, 1.01, 0.1).round(1).tolist()),  # values of τ
+    crossfit: CrossFit | None = None,  # over `validation`; holds its fair scores afterwards
 ) -> pd.DataFrame:  # one row per τ with its validation scores
     """Divide class vectors by their length to the power τ, without bias (Kang et al. 2020)."""
     layer, rows = head.classification, []
@@ -220,8 +226,7 @@ def normalise_classifier(
     layer.bias.zero_()
     for tau in strengths:
         layer.weight.copy_(vectors / length**tau)
-        scores = apply_network(head, validation, device=layer.weight.device)[0]
-        rows.append({"candidate": f"tau = {tau:g}", **_validation_scores(scores, validation.labels)})
+        rows.append(_candidate(f"tau = {tau:g}", head, validation, crossfit))
     best = int(np.argmax([r["validation_mean_f1"] for r in rows]))
     layer.weight.copy_(vectors / length ** strengths[best])
     return pd.DataFrame(rows)
@@ -240,17 +245,64 @@ def adjust_classifier(
     head.classification.bias.sub_((tau * shift).to(head.classification.bias))
     return head
 
+# %% ../nbs/11_comparators.ipynb #6387c457
+class AveragedHead(nn.Module):
+    """The weighted mean of the class probabilities of several heads, with the output of a `SilkHead`.
+
+    Raises `ValueError` for no heads, heads of other classes, or weights that are no shares.
+    """
+
+    def __init__(
+        self,
+        heads: Sequence[nn.Module],  # M heads of the same classes
+        weights: Sequence[float] | None = None,  # M shares that sum to 1; None: all alike
+    ) -> None:
+        super().__init__()
+        weights = [1 / len(heads)] * len(heads) if weights is None and heads else list(weights or ())
+        if not heads or len({head.num_classes for head in heads}) > 1:
+            raise ValueError("an average wants heads of the same number of classes, and one at least.")
+        if (len(weights) != len(heads) or min(weights) <= 0
+                or not math.isclose(sum(weights), 1, abs_tol=1e-6)):
+            raise ValueError(f"weights must be {len(heads)} shares above 0 that sum to 1, "
+                             f"not {weights!r}.")
+        self.heads, self.weights = nn.ModuleList(heads), weights
+        self.num_classes = heads[0].num_classes
+
+    def forward(
+        self,
+        features: Tensor,  # N×D float
+    ) -> SilkOutput:
+        """Logits whose softmax is the mean, and f_aux of the heads that have layers of their own."""
+        told = [head(features) for head in self.heads]
+        chances = sum(weight * one.logits.softmax(1)
+                      for weight, one in zip(self.weights, told, strict=True))
+        learned = [len(getattr(head, "task_fc", ())) > 0 for head in self.heads]
+        joined = [math.sqrt(weight) * one.f_aux for weight, one, with_layers
+                  in zip(self.weights, told, learned, strict=True)
+                  if with_layers or not any(learned)]
+        return SilkOutput(chances.clamp_min(torch.finfo(chances.dtype).tiny).log(),
+                          unit_length(torch.cat(joined, dim=1)))
+
 # %% ../nbs/11_comparators.ipynb #fe5e5742
 def head_settings(
-    head: nn.Module,  # a `SilkHead` or a `NeighbourHead`
+    head: nn.Module,  # a `SilkHead`, a `NeighbourHead` or an `AveragedHead`
 ) -> dict:  # plain values, ready for JSON
     """What `build_head` needs beside the tensors."""
+    if isinstance(head, AveragedHead):
+        return {"kind": "AveragedHead", "weights": list(head.weights),
+                "heads": [head_settings(one) for one in head.heads]}
     if isinstance(head, NeighbourHead):
         return {"kind": "NeighbourHead", "num_classes": head.num_classes}
     layers = [m.out_features for m in head.task_fc if isinstance(m, nn.Linear)]
     return {"kind": "SilkHead", "in_features": head.in_features, "num_classes": head.num_classes,
             "task_fc": layers, "dropout": head.dropout.p, "standardise": head.standardise,
             "cosine": head.cosine}
+
+
+def _part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without that."""
+    return {name.removeprefix(prefix): value for name, value in state.items()
+            if name.startswith(prefix)}
 
 
 def build_head(
@@ -264,6 +316,10 @@ def build_head(
         if kind == "NeighbourHead":
             head = NeighbourHead(state["known"], state["labels"], given["num_classes"],
                                  int(state["neighbours"]))
+        elif kind == "AveragedHead":
+            heads = [build_head(one, _part_of(state, f"heads.{at}."))
+                     for at, one in enumerate(given["heads"])]
+            head = AveragedHead(heads, given["weights"])
         elif kind == "SilkHead":
             head = SilkHead(**given, seed=0)
         else:

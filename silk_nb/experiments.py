@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['RunConfig', 'data_fingerprint', 'in_path', 'read_json', 'write_json', 'check_once', 'Seen', 'Prepared', 'see_images',
-           'versions', 'find_device', 'find_backbone', 'read_scores', 'build_untrained', 'run_experiment', 'prepare',
-           'given_features', 'EXPERIMENTS', 'find_experiment']
+           'versions', 'find_device', 'find_backbone', 'read_scores', 'build_untrained', 'run_experiment',
+           'validate_experiment', 'prepare', 'given_features', 'EXPERIMENTS', 'find_experiment']
 
 # %% ../nbs/16_experiments.ipynb #071d9b79
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import platform
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -29,8 +31,9 @@ from torch import Tensor, nn
 from . import __version__
 from .annotations import (atomic_write, check_images, choose_variable, is_leftover,
                                  split_annotations, write_table)
-from .comparators import (adjust_classifier, fit_logistic, fit_neighbours, head_settings,
-                                 normalise_classifier, oversample, retrain_classifier)
+from .comparators import (AveragedHead, adjust_classifier, fit_logistic, fit_neighbours,
+                                 head_settings, normalise_classifier, oversample,
+                                 retrain_classifier)
 from .evaluation import best_epoch, confusion_table, per_class_table, score_predictions
 from .features import FeatureData, ImageData, extract_descriptors, extract_features
 from .imbalance import balance_deviation, imbalance_ratio, minority_classes
@@ -38,7 +41,8 @@ from .model import Backbone, SilkClassifier, SilkHead, load_backbone
 from .recipes import EXPERIMENTS, HEADS, Experiment, find_experiment
 from .report import standard_figures, write_report
 from .samplers import ClassBalancedBatchSampler, ResumableSampler, largest_balanced_batch
-from .training import NonFiniteLossError, TrainingConfig, apply_network, fit
+from .training import (CrossFit, NonFiniteLossError, TrainingConfig, apply_network, fit,
+                              halve)
 
 _all_ = ["EXPERIMENTS", "find_experiment"]  # of silk_nb.recipes, at hand here too
 
@@ -76,15 +80,41 @@ class RunConfig:
     max_epochs: int = 200
     patience: int = 8
     select: str = "validation_loss"  # or "validation_mean_f1": what the best epoch is best in
+    lambda_aux: float | None = None  # weight of the clustering losses; None: the experiment's
+    alpha_sem: float | None = None  # share of sem where co is there too; None: the experiment's
+    members: int = 1  # networks whose class probabilities are averaged
+    logistic_share: float = 0.0  # of a balanced logistic regression in that average
+
+    def recipe(self) -> Experiment:
+        """The experiment, with the weights that were asked for.
+
+        Raises `ValueError` for an unknown name, and for weights of losses that it does not have.
+        """
+        experiment, changed = find_experiment(self.experiment), {}
+        if self.lambda_aux is not None:
+            if not 0 < self.lambda_aux < math.inf:
+                raise ValueError(f"lambda_aux must be a finite number above 0, not {self.lambda_aux!r}.")
+            if not experiment.lambda_aux:
+                raise ValueError(f"{experiment.name!r} has no clustering loss that lambda_aux could "
+                                 'weigh: leave it out, or take such as "C + sem".')
+            changed["lambda_aux"] = float(self.lambda_aux)
+        if self.alpha_sem is not None:
+            if not 0 < self.alpha_sem < 1:
+                raise ValueError(f"alpha_sem must lie between 0 and 1, not {self.alpha_sem!r}.")
+            if not (experiment.alpha_sem and experiment.alpha_co):
+                raise ValueError(f"{experiment.name!r} has not both sem and co: alpha_sem shares "
+                                 'the weight between the two, as in "C + co + sem".')
+            changed |= {"alpha_sem": self.alpha_sem, "alpha_co": 1 - self.alpha_sem}
+        return dataclasses.replace(experiment, **changed)
 
     def settled(self) -> "RunConfig":
         """The same with the experiment's name as the grammar writes it, its head's settings, and
         the path of a weights file made absolute, so that the run can be used from any folder.
 
-        What differs from the default stays. Raises `ValueError` for an unknown experiment, for one
+        What differs from the default stays. Raises `ValueError` as `recipe` does, for an experiment
         that wants a frozen backbone where it is trained, and for a frozen one of random weights.
         """
-        experiment = find_experiment(self.experiment)
+        experiment = self.recipe()
         if self.weights is None and self.trainable == "none":
             raise ValueError("a frozen backbone of random weights tells nothing: hand in weights=, "
                              "or train it with trainable='all'.")
@@ -94,7 +124,14 @@ class RunConfig:
             chosen["select"] = "validation_mean_f1"  # its loss changes its meaning on the way
         settled = dataclasses.replace(self, experiment=experiment.name,
                                       weights=_absolute(self.weights), **chosen)
+        for name, value, right in (
+                ("members", settled.members, settled.members >= 1),
+                ("logistic_share", settled.logistic_share, 0 <= settled.logistic_share < 1)):
+            if not right:
+                raise ValueError(f"{name} is {value!r}: members are 1 or more networks, "
+                                 "logistic_share is from 0 on and below 1.")
         frozen = {"standardised features": settled.standardise, "SMOTE": experiment.oversampling,
+                  "an average": settled.members > 1 or settled.logistic_share > 0,
                   "a classifier without network": experiment.without_network,
                   f"{experiment.after}": experiment.after in ("cRT", "tau")}
         for what, wanted in frozen.items():
@@ -314,8 +351,18 @@ def _predictions(rows: pd.DataFrame, scores: torch.Tensor) -> pd.DataFrame:
                      axis=1)
 
 
+def _crossfit(split: pd.DataFrame, seed: int) -> CrossFit:
+    """Fair scores of the validation images, halved by object."""
+    rows = split[split["split"] == "validation"]
+    labels = torch.from_numpy(rows["label"].cat.codes.to_numpy().astype(np.int64))
+    return CrossFit(labels, halve(labels, rows["group"].tolist(), seed))
+
+
 def _chosen(history: pd.DataFrame) -> str:
     """How long the training was, or which candidate was taken."""
+    if "member" in history:
+        return ", ".join(_chosen(rows.drop(columns="member"))
+                         for _, rows in history.groupby("member"))
     if "epoch" in history:
         return f"{len(history)}, best {best_epoch(history)}"
     best = history["validation_mean_f1"].to_numpy().argmax()
@@ -343,15 +390,20 @@ def versions() -> dict[str, str]:
             "torch": torch.__version__, "torchvision": torchvision.__version__}
 
 # %% ../nbs/16_experiments.ipynb #0abf247a
+def _validation_scores(split: pd.DataFrame, account: dict, scores: Tensor) -> dict[str, float]:
+    """What the validation images say of a classifier."""
+    rows, classes = split[split["split"] == "validation"], list(split["label"].cat.categories)
+    return score_predictions(rows["label"].astype(str), np.array(classes)[scores.argmax(1)],
+                             classes, minority_classes(account["counts"]))
+
+
 def _write_results(folder, header, split, account, rejected, history, scores) -> dict[str, float]:
     """Tables, figures, report and, last of all, metrics.json: the mark of a finished run."""
-    tested, validated = (split[split["split"] == name] for name in ("test", "validation"))
+    tested = split[split["split"] == "test"]
     classes = list(split["label"].cat.categories)
     minority = minority_classes(account["counts"])
     predictions = _predictions(tested, scores["test"])
-    validation = score_predictions(
-        validated["label"].astype(str), np.array(classes)[scores["validation"].argmax(1)], classes,
-        minority)
+    validation = _validation_scores(split, account, scores["validation"])
     both = predictions["truth"], predictions["predicted"]
     train_counts = split.loc[split["split"] == "train", "label"].value_counts()
     per_class = per_class_table(*both, classes, train_counts=train_counts, minority=minority)
@@ -398,7 +450,8 @@ def _stream_counts(sampler: ResumableSampler, num_classes: int) -> Tensor:
     return torch.tensor(shares.to_numpy(), dtype=torch.float32) * float(sampler.counts.sum())
 
 
-def _retrain(head: SilkHead, data: dict, config: RunConfig, file: Path, **more) -> pd.DataFrame:
+def _retrain(head: SilkHead, data: dict, config: RunConfig, file: Path, **more: object
+             ) -> pd.DataFrame:
     """The second stage of cRT: the last layer anew, on class-balanced batches."""
     labels = data["train"].labels
     size = min(config.batch_size or 180, len(labels), largest_balanced_batch(labels))
@@ -409,50 +462,48 @@ def _retrain(head: SilkHead, data: dict, config: RunConfig, file: Path, **more) 
     return history.assign(stage="classifier")
 
 
-def _finish(head: SilkHead, experiment: Experiment, data: dict, counts: Tensor, config: RunConfig,
-            folder: Path, history: pd.DataFrame, **more) -> pd.DataFrame:
+def _finish(head: SilkHead, after: str | None, data: dict, counts: Tensor, config: RunConfig,
+            file: Path, history: pd.DataFrame, crossfit: CrossFit, **more: object) -> pd.DataFrame:
     """What is done after training; the history, with that of a second stage."""
-    if experiment.after == "LA-post":
+    if after is None:
+        return history
+    crossfit.reset()  # what was said before is not what the finished network says
+    if after == "LA-post":
         adjust_classifier(head, counts / counts.sum())
-    if experiment.after == "tau":
-        normalise_classifier(head, data["validation"])
-    if experiment.after == "cRT":
-        second = _retrain(head, data, config, folder / "checkpoint-2.pt", **more)
+        crossfit.offer(apply_network(head, data["validation"], device=more["device"])[0], 0.0)
+    if after == "tau":
+        normalise_classifier(head, data["validation"], crossfit=crossfit)
+    if after == "cRT":
+        second = _retrain(head, data, config, file.with_stem(f"{file.stem}-classifier"),
+                          crossfit=crossfit, **more)
         second["epoch"] += len(history)
         history = pd.concat([history.assign(stage="network", best=False), second],
                             ignore_index=True)
     return history
 
 # %% ../nbs/16_experiments.ipynb #575dd076
-def _without_network(experiment: Experiment, data: dict, num_classes: int, quiet: bool) -> tuple:
+def _without_network(kind: str, data: dict, num_classes: int, crossfit: CrossFit, quiet: bool
+                     ) -> tuple[nn.Module, pd.DataFrame]:
     """A head that was not trained by the loop, and what it was chosen from."""
     parts = data["train"], data["validation"], num_classes
-    if experiment.without_network == "kNN":
-        return fit_neighbours(*parts)
-    return fit_logistic(*parts, balanced=experiment.without_network == "LR-bal", quiet=quiet)
+    if kind == "kNN":
+        return fit_neighbours(*parts, crossfit=crossfit)
+    return fit_logistic(*parts, balanced=kind == "LR-bal", crossfit=crossfit, quiet=quiet)
 
 
-def _train(folder: Path, data: dict, network: nn.Module, sampler: ResumableSampler,
-           config: RunConfig, classes: list[str], device, quiet: bool
-           ) -> tuple[nn.Module, pd.DataFrame]:
-    """The trained network, and its history or what it was chosen from."""
-    experiment = find_experiment(config.experiment)
-    if experiment.without_network:
-        return _without_network(experiment, data, len(classes), quiet)
-    if experiment.oversampling:
-        data = {**data, "train": oversample(data["train"], experiment.oversampling, seed=config.seed,
-                                            class_names=classes, quiet=quiet)}
-        sampler = experiment.sampler(data["train"].labels, sampler.batch_size, seed=config.seed)
+def _train_one(network: nn.Module, data: dict, sampler: ResumableSampler, config: RunConfig,
+               file: Path, crossfit: CrossFit, **more: object) -> pd.DataFrame:
+    """Train one network in place; its history."""
+    experiment = config.recipe()
     head = network if isinstance(network, SilkHead) else network.head
     if config.standardise:
         head.set_standardisation(data["train"].features)
-    counts = _stream_counts(sampler, len(classes))
+    counts = _stream_counts(sampler, head.num_classes)
     width = config.task_fc[-1] if config.task_fc else head.in_features
-    more = {"device": device, "quiet": quiet}
     history = fit(network, data["train"], data["validation"], sampler=sampler,
                   loss=experiment.loss(counts, width, config.seed), config=config.training(),
-                  checkpoint=folder / "checkpoint.pt", **more)
-    return network, _finish(head, experiment, data, counts, config, folder, history, **more)
+                  checkpoint=file, crossfit=crossfit, **more)
+    return _finish(head, experiment.after, data, counts, config, file, history, crossfit, **more)
 
 
 def _save_network(folder: Path, network: nn.Module, classes: list[str], seen: Seen) -> None:
@@ -465,6 +516,51 @@ def _save_network(folder: Path, network: nn.Module, classes: list[str], seen: Se
     content = save(state, metadata={"silk_nb": json.dumps(notes)})  # one entry: several have no order
     with atomic_write(folder / "weights.safetensors") as part:
         Path(part).write_bytes(content)
+
+# %% ../nbs/16_experiments.ipynb #c7daa767
+def _train_average(first: nn.Module, data: dict, sampler: ResumableSampler, config: RunConfig,
+                   folder: Path, crossfit: CrossFit, *, device: str, quiet: bool,
+                   ) -> tuple[AveragedHead, pd.DataFrame]:
+    """Several networks and, where asked for, a logistic regression as one; their history."""
+    heads, histories, told = [], [], []
+    for member in range(config.members):
+        own = dataclasses.replace(config, seed=config.seed + 1000 * member)
+        head = first if not member else _head(first.in_features, first.num_classes, own)
+        batches = own.recipe().sampler(data["train"].labels, sampler.batch_size, seed=own.seed,
+                                       allow_imbalanced=config.allow_imbalanced)
+        history = _train_one(head, data, batches, own, folder / f"checkpoint-{member}.pt", crossfit,
+                             device=device, quiet=quiet)
+        heads.append(head)
+        histories.append(history.assign(member=member + 1))
+        told.append(crossfit.scores)
+        crossfit.reset()
+    share = config.logistic_share
+    weights = [(1 - share) / config.members] * config.members
+    if share:
+        heads.append(_without_network("LR-bal", data, first.num_classes, crossfit, quiet)[0])
+        told.append(crossfit.scores)
+        weights.append(share)
+    crossfit.reset()
+    crossfit.offer(sum(w * scores for w, scores in zip(weights, told, strict=True)), 0.0)
+    return AveragedHead(heads, weights), pd.concat(histories, ignore_index=True)
+
+
+def _train(folder: Path, data: dict, network: nn.Module, sampler: ResumableSampler,
+           config: RunConfig, classes: list[str], crossfit: CrossFit, *, device: str, quiet: bool
+           ) -> tuple[nn.Module, pd.DataFrame]:
+    """The trained network, and its history or what it was chosen from."""
+    experiment = config.recipe()
+    if experiment.without_network:
+        return _without_network(experiment.without_network, data, len(classes), crossfit, quiet)
+    if experiment.oversampling:
+        data = {**data, "train": oversample(data["train"], experiment.oversampling, seed=config.seed,
+                                            class_names=classes, quiet=quiet)}
+        sampler = experiment.sampler(data["train"].labels, sampler.batch_size, seed=config.seed)
+    if config.members > 1 or config.logistic_share:
+        return _train_average(network, data, sampler, config, folder, crossfit, device=device,
+                              quiet=quiet)
+    return network, _train_one(network, data, sampler, config, folder / "checkpoint.pt", crossfit,
+                               device=device, quiet=quiet)
 
 # %% ../nbs/16_experiments.ipynb #88ee6249
 def find_device(
@@ -504,6 +600,17 @@ def _write_scores(file: Path, scores: Mapping[str, float]) -> None:
     write_json(file, {k: None if np.isnan(v) else v for k, v in scores.items()})
 
 
+def _head(width: int, num_classes: int, config: RunConfig) -> SilkHead:
+    """An untrained head on features of that width."""
+    return SilkHead(width, num_classes, **_head_options(config))
+
+
+def _head_options(config: RunConfig) -> dict:
+    """What a configuration says of the head."""
+    return {"task_fc": config.task_fc, "dropout": config.dropout, "seed": config.seed,
+            "standardise": config.standardise, "cosine": config.recipe().cosine}
+
+
 def build_untrained(
     split: pd.DataFrame,  # from `split_annotations`
     config: RunConfig,  # settled
@@ -511,18 +618,59 @@ def build_untrained(
     width: int,  # length of the features
 ) -> tuple[ResumableSampler, nn.Module]:
     """Sampler and untrained network, so that what cannot be is refused at once (`ValueError`)."""
-    experiment, classes = find_experiment(config.experiment), list(split["label"].cat.categories)
+    experiment, classes = config.recipe(), list(split["label"].cat.categories)
     codes = torch.from_numpy(split["label"].cat.codes.to_numpy().astype(np.int64))
     labels = codes[torch.from_numpy((split["split"] == "train").to_numpy(copy=True))]
     sampler = experiment.sampler(labels, _batch_size(labels, config), seed=config.seed,
                                  allow_imbalanced=config.allow_imbalanced, class_names=classes)
-    common = {"task_fc": config.task_fc, "dropout": config.dropout, "seed": config.seed,
-              "standardise": config.standardise, "cosine": experiment.cosine}
     if config.trainable == "none":
-        return sampler, SilkHead(width, len(classes), **common)
-    return sampler, SilkClassifier(len(classes), backbone, trainable=config.trainable, **common)
+        return sampler, _head(width, len(classes), config)
+    return sampler, SilkClassifier(len(classes), backbone, trainable=config.trainable,
+                                   **_head_options(config))
 
 # %% ../nbs/16_experiments.ipynb #b9ccfab0
+class _Start(NamedTuple):
+    """All that a training begins with."""
+    split: pd.DataFrame
+    account: dict
+    rejected: pd.DataFrame
+    seen: Seen
+    data: dict  # split name -> its images or features
+    sampler: ResumableSampler
+    network: nn.Module
+
+    @property
+    def classes(self) -> list[str]:
+        """In the order of their codes."""
+        return list(self.split["label"].cat.categories)
+
+    def train(self, folder: Path, config: RunConfig, device: str, quiet: bool
+              ) -> tuple[nn.Module, pd.DataFrame, CrossFit]:
+        """The trained network, its history, and fair scores of the validation images."""
+        crossfit = _crossfit(self.split, config.seed)
+        return *_train(folder, self.data, self.network, self.sampler, config, self.classes,
+                       crossfit, device=device, quiet=quiet), crossfit
+
+
+def _start(table: pd.DataFrame, config: RunConfig, backbone: Backbone | None,
+           prepared: Prepared | None, cache: str | Path | None, device: str, quiet: bool) -> _Start:
+    """Split, features or images, sampler and untrained network of a settled configuration."""
+    if prepared is not None and prepared.seen.inputs is not None and config.trainable != "none":
+        raise ValueError("prepared= holds features of a frozen backbone: leave it out to train one.")
+    if backbone is None and (prepared is None or config.trainable != "none"):
+        backbone = find_backbone(config)
+    good, rejected = prepared[:2] if prepared else check_once(table, cache, quiet=quiet)
+    chosen, account = choose_variable(good, config.variable, min_count=config.min_count,
+                                      rare=config.rare)
+    split = split_annotations(chosen, seed=config.seed)
+    width = prepared.seen.inputs.shape[1] if backbone is None else backbone.out_features
+    sampler, network = build_untrained(split, config, backbone, width)
+    seen = prepared.seen if prepared else see_images(
+        split["image"], backbone, frozen=config.trainable == "none", cache=cache, device=device,
+        quiet=quiet)
+    return _Start(split, account, rejected, seen, _parts(split, seen, backbone), sampler, network)
+
+# %% ../nbs/16_experiments.ipynb #c6a78291
 def run_experiment(
     table: pd.DataFrame,  # as from `read_annotations`
     folder: str | Path,  # the run folder: new, or of the same run, which is then gone on with
@@ -545,38 +693,48 @@ def run_experiment(
     choose_variable(table, config.variable, min_count=config.min_count, rare=config.rare)
     given = prepared is not None and prepared.seen.backbone is None
     header = _header(table, config, source, given)
-    if prepared is not None and prepared.seen.inputs is not None and config.trainable != "none":
-        raise ValueError("prepared= holds features of a frozen backbone: leave it out to train one.")
     if _claim(folder, header):
         _tidy(folder)
         return read_scores(folder / "metrics.json")
     device = find_device(device)
-    if backbone is None and (prepared is None or config.trainable != "none"):
-        backbone = find_backbone(config)
-    good, rejected = prepared[:2] if prepared else check_once(table, cache, quiet=quiet)
-    chosen, account = choose_variable(good, config.variable, min_count=config.min_count,
-                                      rare=config.rare)
-    split = split_annotations(chosen, seed=config.seed)
-    classes = list(split["label"].cat.categories)
-    width = prepared.seen.inputs.shape[1] if backbone is None else backbone.out_features
-    sampler, network = build_untrained(split, config, backbone, width)
-    header["batch_size"] = sampler.batch_size
-    seen = prepared.seen if prepared else see_images(
-        split["image"], backbone, frozen=config.trainable == "none", cache=cache, device=device,
-        quiet=quiet)
-    data = _parts(split, seen, backbone)
-    header = _begin(folder, header, split, rejected)
+    start = _start(table, config, backbone, prepared, cache, device, quiet)
+    header["batch_size"] = start.sampler.batch_size
+    header = _begin(folder, header, start.split, start.rejected)
     try:
-        network, history = _train(folder, data, network, sampler, config, classes, device, quiet)
+        network, history, crossfit = start.train(folder, config, device, quiet)
     except NonFiniteLossError:
         _withdraw(folder)  # other settings are wanted, and they may want the same folder
         raise
-    _save_network(folder, network, classes, seen)
-    scores = {name: apply_network(network.to(device), data[name], device=device)[0]
-              for name in ("validation", "test")}
-    metrics = _write_results(folder, header, split, account, rejected, history, scores)
+    _save_network(folder, network, start.classes, start.seen)
+    tested = apply_network(network.to(device), start.data["test"], device=device)[0]
+    metrics = _write_results(folder, header, start.split, start.account, start.rejected, history,
+                             {"validation": crossfit.scores, "test": tested})
     _tidy(folder)
     return metrics
+
+# %% ../nbs/16_experiments.ipynb #e6376fd0
+def validate_experiment(
+    table: pd.DataFrame,  # as from `read_annotations`
+    config: RunConfig,
+    *,
+    backbone: Backbone | None = None,  # the one `config` names, if it is at hand already
+    prepared: Prepared | None = None,  # images checked and features at hand, from `prepare`
+    scratch: str | Path | None = None,  # folder for checkpoints, to go on after an interruption
+    cache: str | Path | None = None,  # folder for features, such as `default_cache()`
+    device: str | None = None,  # None: the GPU where there is one
+    quiet: bool = False,
+) -> dict[str, float]:  # the scores of METRIC_NAMES on the validation set, cross-fitted
+    """Train one experiment and judge it by the validation images. Raises as `run_experiment` does."""
+    config, device = config.settled(), find_device(device)
+    config.training()  # checks its settings
+    start = _start(table, config, backbone, prepared, cache, device, quiet)
+    start.data.pop("test")
+    with tempfile.TemporaryDirectory() as passing:
+        folder = Path(scratch or passing)
+        folder.mkdir(parents=True, exist_ok=True)
+        crossfit = start.train(folder, config, device, quiet)[2]
+        _tidy(folder)
+    return _validation_scores(start.split, start.account, crossfit.scores)
 
 # %% ../nbs/16_experiments.ipynb #fdc652eb
 def prepare(

@@ -113,7 +113,10 @@ HEADS: dict[str, dict] = {  # settings of a run that a head stands for
                "select": "validation_mean_f1"},
     "linear": {"task_fc": (), "standardise": True, "dropout": 0.0, "weight_decay": 0.1,
                "select": "validation_mean_f1"},
+    "averaged": {"task_fc": (256,), "dropout": 0.5, "weight_decay": 0.1,
+                 "select": "validation_mean_f1", "members": 4},
 }
+HEADS["averaged-LR"] = {**HEADS["averaged"], "logistic_share": 0.5}
 
 # %% ../nbs/15_recipes.ipynb #6a0eb24f
 def _known() -> str:
@@ -167,7 +170,9 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "paper": tuple(EXPERIMENTS),
     "comparators": tuple(COMPARATORS),
     "all": (*EXPERIMENTS, *COMPARATORS, "LA + sem", *(
-        f"{name} / hidden" for name in ("C*", "C", "C + sem", "LA", "LA + sem", "LA + co + sem"))),
+        f"{name} / hidden" for name in ("C*", "C", "C + sem", "LA", "LA + sem", "LA + co + sem")),
+        *(f"{name} / averaged" for name in ("C*", "C + sem", "LA", "LA + sem")),
+        "LA / averaged-LR", "LA + sem / averaged-LR"),
 }
 
 
