@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRIC_NAMES', 'per_class_table', 'AbsentClassWarning', 'score_predictions', 'confusion_table', 'plot_confusion',
-           'top_confusions', 'compare_scores', 'scores_markdown', 'plot_per_class_f1', 'best_epoch', 'plot_history',
-           'recall_interval', 'plain_account']
+           'top_confusions', 'compare_scores', 'scores_markdown', 'plot_per_class_f1', 'best_epoch', 'trainings_of',
+           'plot_history', 'recall_interval', 'plain_account']
 
 # %% ../nbs/12_evaluation.ipynb #7d03420e
 import math
@@ -485,6 +485,15 @@ def best_epoch(
     return int(history["epoch"].to_numpy()[int(finite.argmin())])
 
 
+def trainings_of(
+    history: pd.DataFrame,  # of a run; with a column `member` where several networks were trained
+) -> list[pd.DataFrame]:
+    """The history of each network of an average, or the one that there is."""
+    if "member" not in history:
+        return [history]
+    return [rows for _, rows in history.groupby("member", sort=False)]
+
+
 def _shown_parts(history: pd.DataFrame) -> list[str]:
     """The loss parts of a history; the classification loss only where it is not the total."""
     shown = [part for part in _PARTS if f"train_{part}" in history]
@@ -507,12 +516,12 @@ def _plot_losses(ax: Axes, history: pd.DataFrame) -> None:
     """Loss parts by colour, training solid and validation dashed."""
     parts = _shown_parts(history)
     colours = dict(zip(_PARTS, ["0.15", *sns.color_palette("colorblind", 3)], strict=True))
-    marker = "o" if len(history) == 1 else None
+    trainings = trainings_of(history)
+    look = {"marker": "o" if len(history) == 1 else None, "linewidth": 1.5 / len(trainings)**0.5}
     for part in parts:
         for split, style in (("train", "-"), ("validation", "--")):
-            if f"{split}_{part}" in history:
-                ax.plot(history["epoch"], history[f"{split}_{part}"], style,
-                        color=colours[part], marker=marker)
+            for rows in trainings if f"{split}_{part}" in history else ():
+                ax.plot(rows["epoch"], rows[f"{split}_{part}"], style, color=colours[part], **look)
     handles = [Line2D([], [], color=colours[part], label=_PARTS[part]) for part in parts]
     handles += [Line2D([], [], color="0.5", linestyle=style, label=label)
                 for label, style in (("training", "-"), ("validation", "--"))]
@@ -523,12 +532,14 @@ def _plot_losses(ax: Axes, history: pd.DataFrame) -> None:
 def _plot_validation(ax: Axes, history: pd.DataFrame) -> None:
     """Validation accuracy and mean F1 in %."""
     colours = sns.color_palette("colorblind")
-    marker = "o" if len(history) == 1 else None
+    trainings = trainings_of(history)
+    look = {"marker": "o" if len(history) == 1 else None, "linewidth": 1.5 / len(trainings)**0.5}
     columns = {"validation_accuracy": ("OA", colours[4]),
                "validation_mean_f1": ("mean F1", colours[3])}
     for name, (label, colour) in columns.items():
-        ax.plot(history["epoch"], 100 * history[name], "--", color=colour, label=label,
-                marker=marker)
+        for at, rows in enumerate(trainings):
+            ax.plot(rows["epoch"], 100 * rows[name], "--", color=colour,
+                    label="_" * bool(at) + label, **look)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9,
               borderaxespad=0.2, handletextpad=0.4)  # above, clear of the curves
     ax.set_ylabel("validation [%]")
@@ -544,7 +555,8 @@ def plot_history(
     """Losses above, validation accuracy and mean F1 below, best epoch marked.
 
     Best is the epoch marked in a column `best`, otherwise that of the least validation loss, the
-    first of several. Raises ValueError for an empty history or missing columns.
+    first of several. With a column `member` (networks of an average) each has its own curves.
+    Raises ValueError for an empty history or missing columns.
     """
     rows = _checked_history(history)
     if ax is None:
@@ -552,14 +564,17 @@ def plot_history(
     upper, lower = _split_axes(ax)
     _plot_losses(upper, rows)
     _plot_validation(lower, rows)
-    best = best_epoch(rows)
+    found = sorted({best_epoch(training) for training in trainings_of(rows)})
     for panel in (upper, lower):
-        panel.axvline(best, color="0.6", linewidth=1, linestyle=":")
+        for best in found:
+            panel.axvline(best, color="0.6", linewidth=1, linestyle=":")
         panel.grid(axis="y", color="0.9", linewidth=0.8)
         panel.margins(x=0.02)
     upper.tick_params(labelbottom=False)
-    late = best - rows["epoch"].iloc[0] > 0.7 * (rows["epoch"].iloc[-1] - rows["epoch"].iloc[0])
-    upper.annotate(f"best epoch: {best}", (best, 1), xycoords=("data", "axes fraction"),
+    best, first, last = found[-1], rows["epoch"].min(), rows["epoch"].max()
+    late = best - first > 0.7 * (last - first)
+    told = f"best epoch: {best}" if len(found) == 1 else f"best epochs: {', '.join(map(str, found))}"
+    upper.annotate(told, (best, 1), xycoords=("data", "axes fraction"),
                    xytext=(-4 if late else 4, -12), textcoords="offset points", fontsize=9,
                    color="0.3", ha="right" if late else "left")
     return literal_text(upper)

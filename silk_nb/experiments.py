@@ -34,7 +34,8 @@ from .annotations import (atomic_write, check_images, choose_variable, is_leftov
 from .comparators import (AveragedHead, adjust_classifier, fit_logistic, fit_neighbours,
                                  head_settings, normalise_classifier, oversample,
                                  retrain_classifier)
-from .evaluation import best_epoch, confusion_table, per_class_table, score_predictions
+from .evaluation import (best_epoch, confusion_table, per_class_table, score_predictions,
+                                trainings_of)
 from .features import FeatureData, ImageData, extract_descriptors, extract_features
 from .imbalance import balance_deviation, imbalance_ratio, minority_classes
 from .model import Backbone, SilkClassifier, SilkHead, load_backbone
@@ -360,11 +361,8 @@ def _crossfit(split: pd.DataFrame, seed: int) -> CrossFit:
 
 def _chosen(history: pd.DataFrame) -> str:
     """How long the training was, or which candidate was taken."""
-    if "member" in history:
-        return ", ".join(_chosen(rows.drop(columns="member"))
-                         for _, rows in history.groupby("member"))
     if "epoch" in history:
-        return f"{len(history)}, best {best_epoch(history)}"
+        return "; ".join(f"{len(rows)}, best {best_epoch(rows)}" for rows in trainings_of(history))
     best = history["validation_mean_f1"].to_numpy().argmax()
     return f"none; of {len(history)} candidates: {history['candidate'].iloc[best]}"
 

@@ -24,6 +24,7 @@ from silk_nb.evaluation import (
     plain_account,
     plot_confusion,
     plot_history,
+    trainings_of,
     plot_per_class_f1,
     recall_interval,
     top_confusions,
@@ -52,8 +53,11 @@ def _alt_texts(
             texts["confusion"] += (f" The most frequent mistake: {row['truth']} taken for "
                                    f"{row['predicted']}, {row['count']:,} times.")
     if history is not None:
-        texts["history"] = (f"Curves over {len(history)} epochs; the best epoch is "
-                            f"{best_epoch(history)}.")
+        trainings = trainings_of(history)
+        best = ", ".join(str(best_epoch(rows)) for rows in trainings)
+        texts["history"] = (f"Curves over {max(map(len, trainings))} epochs; the best epoch is {best}."
+                            if len(trainings) == 1 else f"Curves of {len(trainings)} networks over "
+                            f"{max(map(len, trainings))} epochs at most; the best epochs are {best}.")
     return texts
 
 # %% ../nbs/14_report.ipynb #b0fa2433

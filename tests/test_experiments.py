@@ -19,7 +19,16 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
 
 import silk_nb
-from silk_nb.experiments import EXPERIMENTS, RunConfig, check_once, find_experiment, run_experiment
+from silk_nb.experiments import (
+    EXPERIMENTS,
+    RunConfig,
+    check_once,
+    find_experiment,
+    prepare,
+    read_scores,
+    run_experiment,
+    validate_experiment,
+)
 from silk_nb.model import load_backbone
 from silk_nb.predict import evaluate_run, load_run, predict_images, read_header
 from silk_nb.training import NonFiniteLossError
@@ -411,3 +420,89 @@ def test_a_frozen_backbone_of_random_weights_is_refused(silk_table, tmp_path):
     with pytest.raises(ValueError, match="random weights tells nothing: hand in weights="):
         run_experiment(silk_table, tmp_path / "run", replace(CONFIG, weights=None), quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+AVERAGED = replace(CONFIG, experiment="LA + sem / averaged-LR", max_epochs=3, members=2)
+
+
+@pytest.fixture(scope="module")
+def averaged(silk_table, silk_cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "averaged"
+    run_experiment(silk_table, folder, AVERAGED, cache=silk_cache, quiet=True)
+    return folder
+
+
+def test_an_average_is_stored_told_of_and_applied(averaged, silk_table):
+    run = load_run(averaged)
+    assert len(run.model.head.heads) == 3
+    assert run.model.head.weights == [0.25, 0.25, 0.5]
+    assert read_header(averaged)["run"]["weight_decay"] == 0.1
+    history = table_of(averaged, "history.csv")
+    assert history.groupby("member").best.sum().tolist() == [1, 1]
+    assert set(contents(averaged)) >= RESULTS - {"figures"}
+    said = table_of(averaged, "predictions.csv")
+    again, _ = predict_images(run, said["image"].tolist()[:12], quiet=True)
+    assert again["class"].tolist() == said["predicted"].tolist()[:12]
+    assert np.allclose(again["score"], said["score"].astype(float)[:12], atol=1e-4)
+    first, second = (one.task_fc[0].weight for one in list(run.model.head.heads)[:2])
+    assert not torch.allclose(first, second)
+
+
+def test_an_average_cut_off_at_every_single_write_ends_the_same(
+        averaged, silk_table, silk_cache, tmp_path, monkeypatch):
+    plain, places, starts = os.replace, [0, 0], 0
+
+    def dying(old, new):
+        places[0] += 1
+        if places[0] > places[1]:
+            raise Cut
+        plain(old, new)
+
+    monkeypatch.setattr("silk_nb.training.time.monotonic", iter(range(0, 10**6, 3)).__next__)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dying)
+        while starts < 60:
+            places[0], starts = 0, starts + 1
+            try:
+                run_experiment(silk_table, tmp_path / "cut", AVERAGED, cache=silk_cache, quiet=True)
+                break
+            except Cut:
+                places[1] += 1
+    assert 8 < starts < 60
+    assert contents(tmp_path / "cut", DETERMINED) == contents(averaged, DETERMINED)
+    assert not list((tmp_path / "cut").glob("checkpoint*"))
+
+
+@pytest.mark.parametrize("experiment", ["C + co + sem", "LA + sem / averaged-LR", "LR-bal", "cRT",
+                                        "LA-post", "tau"])
+def test_validation_looks_at_no_test_image_and_says_what_a_run_says(
+        experiment, silk_table, silk_cache, tmp_path):
+    config = replace(CONFIG, experiment=experiment, max_epochs=3)
+    ready = prepare(silk_table, config, cache=silk_cache, quiet=True)
+    run_experiment(silk_table, tmp_path / "run", config, prepared=ready, quiet=True)
+    tested = set(table_of(tmp_path / "run", "predictions.csv")["image"])
+    poisoned = ready.seen.inputs.clone()
+    poisoned[[str(image) in tested for image in ready.seen.images]] = float("nan")
+    seen = ready.seen._replace(inputs=poisoned)
+    found = validate_experiment(silk_table, config, prepared=ready._replace(seen=seen),
+                                scratch=tmp_path / "scratch", quiet=True)
+    assert found == read_scores(tmp_path / "run" / "validation.json")
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_weights_of_losses_are_taken_and_refused_where_there_are_none(
+        silk_table, silk_cache, run, tmp_path):
+    same = replace(CONFIG, lambda_aux=1.0, alpha_sem=0.5)  # as the experiment has them
+    run_experiment(silk_table, tmp_path / "same", same, cache=silk_cache, quiet=True)
+    names = ["history.csv", "metrics.json"]
+    assert contents(tmp_path / "same", names) == contents(run, names)
+    other = replace(CONFIG, lambda_aux=0.1, alpha_sem=0.9).recipe()
+    assert (other.lambda_aux, other.alpha_sem, other.alpha_co) == pytest.approx((0.1, 0.9, 0.1))
+    for wrong, told in (({"experiment": "C", "lambda_aux": 1.0}, "no clustering loss"),
+                        ({"experiment": "C + sem", "alpha_sem": 0.5}, "not both sem and co"),
+                        ({"lambda_aux": 0.0}, "above 0"), ({"alpha_sem": 1.0}, "between 0 and 1"),
+                        ({"members": 0}, "1 or more"), ({"logistic_share": 1.0}, "below 1")):
+        with pytest.raises(ValueError, match=told):
+            replace(CONFIG, **wrong).settled()
+    with pytest.raises(ValueError, match="an average wants a frozen backbone"):
+        replace(CONFIG, trainable="all", members=2).settled()

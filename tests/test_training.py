@@ -18,10 +18,13 @@ from silk_nb.model import SilkHead
 from silk_nb.samplers import ClassBalancedBatchSampler, RandomBatchSampler
 from silk_nb.training import (
     CollapseWarning,
+    CrossFit,
     NonFiniteLossError,
     TrainingConfig,
     apply_network,
     fit,
+    halve,
+    mean_f1,
 )
 
 LOSS = (1, 1, 0.5, 0.5)
@@ -189,3 +192,94 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(content, tmp_path):
 def test_settings_are_checked(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         TrainingConfig(**bad)
+
+
+def scores_of(seed, size=60, classes=3):
+    return torch.rand(size, classes, generator=torch.Generator().manual_seed(seed)).softmax(1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_half_is_judged_by_what_is_best_on_the_other(seed):
+    labels = torch.randint(0, 3, (60,), generator=torch.Generator().manual_seed(seed))
+    half = halve(labels, seed=seed)
+    candidates = [scores_of(100 * seed + k) for k in range(15)]
+    crossfit = CrossFit(labels, half)
+    for at, scores in enumerate(candidates):
+        crossfit.offer(scores)
+        if at == 6:  # stopped here and gone on with by another
+            crossfit, before = CrossFit(labels, half), crossfit
+            crossfit.load_state_dict(before.state_dict())
+    for side in (half, ~half):
+        best = max(candidates, key=lambda s: mean_f1(s[~side], labels[~side]))  # noqa: B023
+        assert torch.equal(crossfit.scores[side], best[side])
+    crossfit.reset()
+    crossfit.offer(candidates[3], 2.0)
+    crossfit.offer(candidates[4], 1.0)
+    crossfit.offer(candidates[5], 1.5)
+    assert torch.equal(crossfit.scores, candidates[4])
+
+
+def test_one_image_cannot_be_halved_and_is_judged_all_the_same():
+    labels = torch.tensor([1])
+    crossfit = CrossFit(labels, halve(labels))
+    for scores in (torch.tensor([[0.9, 0.1]]), torch.tensor([[0.2, 0.8]])):
+        crossfit.offer(scores)
+    assert torch.equal(crossfit.scores, torch.tensor([[0.2, 0.8]]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_halves_keep_objects_whole_and_share_every_class(seed):
+    generator = torch.Generator().manual_seed(seed)
+    objects = torch.randint(0, 40, (150,), generator=generator)
+    labels = (objects * 7 % 5) ** 2 % 4  # one class per object
+    half = halve(labels, [f"object {o}" for o in objects.tolist()], seed)
+    for one in objects.unique():
+        assert half[objects == one].unique().numel() == 1
+    for code in labels.unique():
+        there = objects[labels == code].unique()
+        here = sum(bool(half[objects == o][0]) for o in there)
+        assert abs(2 * here - len(there)) <= 1
+    assert torch.equal(half, halve(labels, [f"object {o}" for o in objects.tolist()], seed))
+
+
+@pytest.mark.parametrize("select", ["validation_loss", "validation_mean_f1"])
+def test_fair_scores_of_a_training_are_the_same_after_an_interruption(select, tmp_path, monkeypatch):
+    def training(crossfit, **more):
+        return train(config=TrainingConfig(max_epochs=9, select=select), crossfit=crossfit, **more)
+
+    whole, cut = (CrossFit(VALIDATION.labels, halve(VALIDATION.labels)) for _ in range(2))
+    head, history = training(whole)
+    plain, saves = os.replace, [0]
+
+    def dying(old, new):
+        plain(old, new)
+        saves[0] += 1
+        if saves[0] == 5:
+            raise KeyboardInterrupt
+
+    more = {"checkpoint": tmp_path / "c.pt", "checkpoint_seconds": 0}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dying)
+        with pytest.raises(KeyboardInterrupt):
+            training(cut, **more)
+    training(cut, **more)
+    assert torch.equal(whole.scores, cut.scores)
+    kept = apply_network(head, VALIDATION)[0]
+    if select == "validation_loss":
+        assert torch.allclose(whole.scores, kept, atol=1e-6)
+    else:
+        assert mean_f1(kept, VALIDATION.labels) == pytest.approx(history.validation_mean_f1.max())
+
+
+def test_biases_never_decay():
+    def biases(decay):
+        torch.manual_seed(0)
+        head = SilkHead(16, 3, task_fc=(32, 8), dropout=0.0, seed=0)
+        with torch.no_grad():
+            head.task_fc[0].bias.fill_(-50.0)  # behind the ReLU: no gradient but decay could move it
+        fit(head, TRAIN, VALIDATION, loss=TotalLoss(), quiet=True,
+            sampler=RandomBatchSampler(TRAIN.labels, 30, seed=0),
+            config=TrainingConfig(max_epochs=2, weight_decay=decay))
+        return head
+    assert torch.equal(biases(5.0).task_fc[0].bias, torch.full((32,), -50.0))
+    assert biases(5.0).task_fc[0].weight.norm() < biases(0.0).task_fc[0].weight.norm()
