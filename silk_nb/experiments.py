@@ -367,6 +367,21 @@ def _chosen(history: pd.DataFrame) -> str:
     return f"none; of {len(history)} candidates: {history['candidate'].iloc[best]}"
 
 
+def _head_words(run: dict) -> str:
+    """What was trained on the features, and how."""
+    if find_experiment(run["experiment"]).without_network:
+        return "none"
+    told = [f"layers {run['task_fc']}" + ", standardised features" * run["standardise"],
+            f"dropout {run['dropout']}", f"learning rate {run['learning_rate']}",
+            f"weight decay {run['weight_decay']}",
+            f"best epoch by {run['select'].replace('_', ' ')}"]
+    told += [f"mean of {run['members']} networks"] * (run["members"] > 1)
+    told += [f"a balanced logistic regression for {run['logistic_share']:.0%} of the mean"] * (
+        run["logistic_share"] > 0)
+    told += [f"{name} {run[name]}" for name in ("lambda_aux", "alpha_sem") if run[name] is not None]
+    return ", ".join(told)
+
+
 def _facts(header: dict, split: pd.DataFrame, account: dict, history: pd.DataFrame) -> dict:
     """What was run, for the report."""
     run, counts = header["run"], account["counts"]
@@ -377,6 +392,7 @@ def _facts(header: dict, split: pd.DataFrame, account: dict, history: pd.DataFra
         "imbalance ratio IR (all splits)": f"{imbalance_ratio(counts):.2f}",
         "balance deviation BD (all splits)": f"{balance_deviation(counts):.2f}",
         "backbone": header["seen"],
+        "head": _head_words(run),
         "batch size": header["batch_size"], "epochs": _chosen(history),
         "versions": header["versions"],
     }

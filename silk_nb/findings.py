@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from .annotations import atomic_write, write_table
 from .evaluation import METRIC_NAMES
 from .imbalance import balance_deviation, imbalance_ratio
+from .recipes import HEADS, find_experiment
 from .report import page_style, page_words, png_figures
 from .statistics import (paired_differences, per_class_summary, plain_comparison,
                                 plot_accuracy_against_minority, plot_critical_difference,
@@ -97,8 +98,9 @@ def _recommendation(found: Findings, variable: str, baseline: str) -> str:
     told = (f"{variable}: {best} is recommended, the best of {len(ranks)} by mean F1 on the "
             f"validation set ({ranks['validation'].iloc[0]:.1f} %)")
     said = found.predictions[found.predictions["variable"] == variable]
-    rivals = [name for name in dict.fromkeys((baseline, *ranks.index[1:2])) if name != best]
-    parts = []
+    rivals = [name for name in dict.fromkeys((baseline, *ranks.index[1:2]))
+              if name != best and name in ranks.index]
+    parts = [] if baseline in ranks.index else [f"{baseline} has no finished run there yet"]
     for rival in rivals:
         pair = said[said["experiment"].isin([best, rival])]
         table = paired_differences(pair, rival, found.classes, found.minority, metrics=["mean_f1"],
@@ -121,9 +123,9 @@ def recommendations(
 
 # %% ../nbs/19_findings.ipynb #60267d15
 def _leading(found: Findings, variable: str, baseline: str) -> list[str]:
-    """The baseline and the experiments that validate best, for a figure of a few."""
+    """The baseline, if it has run, and the experiments that validate best, for a figure of a few."""
     ranks = recommend(found.results).xs(variable, level="variable").index.tolist()
-    return list(dict.fromkeys([baseline, *ranks[:2]]))
+    return list(dict.fromkeys([name for name in (baseline, *ranks[:2]) if name in ranks]))
 
 
 def findings_figures(
@@ -144,7 +146,10 @@ def findings_figures(
             plot_gain_per_class(found.predictions, found.classes, leading, variable=name,
                                 minority=found.minority, train_counts=found.counts),
             f"Dot plot of F1 per class of {name} for {', '.join(leading)}, most frequent first.")
-    if uneven["variable"].nunique() > 1 and uneven["experiment"].nunique() > 1:
+    ran = uneven.groupby("variable", sort=False)["experiment"].unique()
+    comparable = [name for name, known in ran.items() if baseline in known and len(known) > 1]
+    if len(comparable) > 1:
+        uneven = uneven[uneven["variable"].isin(comparable)]
         figures["Gain in minority F1 against the balance deviation of the variables"] = (
             plot_gain_against_imbalance(uneven, found.counts, baseline),
             "Gain of every experiment over the baseline, a column of markers per variable.")
@@ -230,6 +235,11 @@ def _facts(found: Findings, folder: Path) -> dict[str, str]:
             "seeds": ", ".join(map(str, study["seeds"])),
             "experiments": ", ".join(study["experiments"]),
             "features": first["seen"], "settings": ", ".join(f"{k}={v}" for k, v in settings.items()),
+            **{f"head {name}": ", ".join(f"{k}={v}" for k, v in HEADS[name].items())
+               for name in dict.fromkeys(find_experiment(e).head for e in study["experiments"])
+               if HEADS[name]},
+            "validation": "cross-fitted: what was chosen on one half of its objects is judged on the "
+                          "other",
             "versions": ", ".join(f"{k} {v}" for k, v in found.study["versions"].items()),
             "machine": first["machine"]}
 

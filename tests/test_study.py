@@ -302,3 +302,21 @@ def test_dask_without_workers_says_so(tmp_path, monkeypatch):
         with distributed.Client(cluster) as client:
             with pytest.raises(UnfinishedStudyError, match="no worker for 1 s; 0 of 1 runs"):
                 study(tmp_path / "s", (["kind"], ["C*"], 1), executor=client.get_executor())
+
+
+@pytest.mark.parametrize("left", [{"shade": ["C + co + sem"]}, {"kind": ["C*"], "shade": ["C"]},
+                                  {"shade": ["C*"]}])
+def test_a_page_of_what_is_finished_so_far(left, tmp_path):
+    """Runs are missing, in one case those of the baseline on a variable."""
+    from silk_nb.findings import read_findings, recommendations, write_findings
+
+    study(tmp_path / "s", (["kind", "shade"], ["C*", "C", "C + co + sem"], 2))
+    for run in collect_study(tmp_path / "s").to_dict("records"):
+        kept = left.get(run["variable"])
+        if kept is not None and run["experiment"] not in kept:
+            (tmp_path / "s" / run["folder"] / "metrics.json").unlink()
+    page = write_findings(tmp_path / "s", quiet=True).read_text()
+    told = recommendations(read_findings(tmp_path / "s"))
+    assert all(line in page for line in told) and len(told) == 2
+    lacking = "C*" not in left["shade"]
+    assert ("C* has no finished run there yet" in told[1]) == lacking
