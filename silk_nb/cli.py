@@ -142,7 +142,7 @@ def _add_data(command: argparse.ArgumentParser, but: Sequence[str] = ()) -> None
                              help=text if default is None or kind is bool
                              else f"{text} (default: {shown})")
 
-
+# %% ../nbs/21_cli.ipynb #e4baef31
 def _add_study(study: argparse.ArgumentParser) -> None:
     """The options of `silk_nb study`."""
     study.add_argument("--variables", required=True, nargs="+", metavar="V", help="columns to learn")

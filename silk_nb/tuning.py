@@ -6,7 +6,7 @@
 __all__ = ['Space', 'Between', 'Layers', 'default_space', 'check_optuna', 'collect_tuning', 'tune', 'best_config', 'tuning_words',
            'plot_setting', 'plot_course', 'plot_tuning']
 
-# %% ../nbs/20_tuning.ipynb #2a706279
+# %% ../nbs/20_tuning.ipynb #73923978
 import errno
 import json
 import math
@@ -37,7 +37,7 @@ from .study import (check_libraries, check_runs, hold_folder, read_header, refus
                            refuse_other_features, seen_digest)
 from .training import CollapseWarning, NonFiniteLossError
 
-# %% ../nbs/20_tuning.ipynb #e71d041b
+# %% ../nbs/20_tuning.ipynb #aac6a707
 @dataclass(frozen=True)
 class Between:
     """Any number from `low` to `high`, on a logarithmic scale where `log`."""
@@ -64,7 +64,7 @@ class Between:
         kind = optuna.distributions.FloatDistribution(self.low, self.high, log=self.log)
         return {name: (kind, self.nearest(value))}
 
-# %% ../nbs/20_tuning.ipynb #8a56a152
+# %% ../nbs/20_tuning.ipynb #5d273245
 @dataclass(frozen=True)
 class Layers:
     """`fewest` to `most` layers (NL) of `least` to `largest` nodes (NN), which are powers of two."""
@@ -98,7 +98,7 @@ class Layers:
             f"{name}.NN{at + 1}": (kind(self.least, self.largest, log=True), n)
             for at, n in enumerate(nodes)}}
 
-# %% ../nbs/20_tuning.ipynb #f43cf65f
+# %% ../nbs/20_tuning.ipynb #533629f6
 @dataclass(frozen=True)
 class _Choices:
     """One of several values."""
@@ -121,7 +121,7 @@ class _Choices:
         kind = optuna.distributions.CategoricalDistribution(list(texts))
         return {name: (kind, next(text for text, known in texts.items() if known == value))}
 
-# %% ../nbs/20_tuning.ipynb #2853a697
+# %% ../nbs/20_tuning.ipynb #09dcc5cf
 Space = Mapping[str, Between | Layers | tuple]
 _FIXED = ("variable", "experiment", "seed", "backbone", "weights", "mean", "std", "input_size",
           "trainable", "min_count", "rare", "allow_imbalanced")  # data, features, or not a setting
@@ -146,7 +146,7 @@ def default_space(
         space["alpha_sem"] = Between(0.05, 0.95)
     return space
 
-# %% ../nbs/20_tuning.ipynb #95e77f45
+# %% ../nbs/20_tuning.ipynb #0760a4ef
 def _starting(config: RunConfig) -> RunConfig:
     """The configuration with its head's settings written out, so that each of them can be varied."""
     settled = config.settled()
@@ -197,7 +197,7 @@ def _checked_values(name: str, values: object, given: object, clustering: bool
                          "train: task_fc wants one layer at least.")
     return values
 
-# %% ../nbs/20_tuning.ipynb #ee242e95
+# %% ../nbs/20_tuning.ipynb #afc083f6
 def check_optuna() -> ModuleType:  # the module optuna
     """Raises `ModuleNotFoundError` without the library."""
     try:
@@ -227,7 +227,7 @@ def _storing(file: Path) -> Iterator[None]:
     finally:
         optuna.logging.set_verbosity(level)
 
-# %% ../nbs/20_tuning.ipynb #55d5e42e
+# %% ../nbs/20_tuning.ipynb #9dbbb6d1
 @dataclass(frozen=True)
 class _Trial:
     """Settings that were tried, and what came of them."""
@@ -298,7 +298,7 @@ class _Store:
             else:
                 self.study.tell(number, value)
 
-# %% ../nbs/20_tuning.ipynb #a22461f5
+# %% ../nbs/20_tuning.ipynb #f83a49d0
 def _plain(settings: Mapping) -> dict:
     """Settings as a configuration holds them: JSON has no tuples."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
@@ -326,7 +326,7 @@ def _propose(store: _Store, space: Mapping, seed: int) -> dict:
         trial = copy.ask()
         return {name: values.draw(trial, name) for name, values in space.items()}
 
-# %% ../nbs/20_tuning.ipynb #6b12aad7
+# %% ../nbs/20_tuning.ipynb #1c59287e
 @dataclass(frozen=True)
 class _Search:
     """Everything that stays the same from trial to trial."""
@@ -379,7 +379,7 @@ class _Search:
                 break
         self.store.end(trial.number, None if None in found else float(np.mean(found)))
 
-# %% ../nbs/20_tuning.ipynb #39e5e834
+# %% ../nbs/20_tuning.ipynb #e5918335
 _FRESH = 2  # seeds that confirm
 
 
@@ -426,7 +426,7 @@ def _write_table(search: _Search) -> None:
         table["task_fc"] = [",".join(map(str, layers)) for layers in table["task_fc"]]
     write_table(table, search.store.file.parent / "trials.csv")
 
-# %% ../nbs/20_tuning.ipynb #15a34d8f
+# %% ../nbs/20_tuning.ipynb #505bbb6f
 def _fresh_mean(trial: _Trial, seeds: Sequence[int]) -> float:
     """Mean F1 of the fresh seeds; NaN where one is missing or failed."""
     found = [trial.runs.get(seed, {}).get("mean_f1", math.nan) for seed in seeds]
@@ -466,7 +466,7 @@ def collect_tuning(
     trials = _Store(Path(folder)).trials() if (Path(folder) / "trials.db").exists() else []
     return _ranked(trials, list(held["space"]), held["seed"], held["seeds"], held["confirm"])
 
-# %% ../nbs/20_tuning.ipynb #867251e5
+# %% ../nbs/20_tuning.ipynb #79ecbc98
 def _check(table: pd.DataFrame, start: RunConfig, **counts: tuple[int, int]) -> None:
     """Refuse at once what cannot be; `counts` are numbers with the least that they may be."""
     for name, (value, least) in counts.items():
@@ -504,7 +504,7 @@ def _write_best(search: _Search, table: pd.DataFrame) -> None:
         "run": replace(search.start, **settings).to_json(), "trials": len(table),
         "best": {"trial": best, **rows[best]}, "given": rows[0]})
 
-# %% ../nbs/20_tuning.ipynb #38cc5c0a
+# %% ../nbs/20_tuning.ipynb #7dfd6d9e
 def tune(
     table: pd.DataFrame,  # as from `read_annotations`
     folder: str | Path,  # the search's: new, or of the same search, which is then gone on with
@@ -537,6 +537,7 @@ def tune(
     refuse_other(folder, header, "tuning")
     with hold_folder(folder, wait, "tuning"), warnings.catch_warnings():
         warnings.simplefilter("ignore", CollapseWarning)  # its F1 tells as much
+        warnings.simplefilter("ignore", check_optuna().exceptions.ExperimentalWarning)
         refuse_other(folder, header, "tuning")
         prepared = prepared or prepare(table, start, [start.variable], backbone=backbone,
                                        cache=cache, device=device, quiet=quiet)
@@ -558,7 +559,7 @@ def _begin(folder: Path, header: dict, prepared: Prepared) -> None:
     else:
         write_json(folder / "tuning.json", {**header, "seen": seen_digest(prepared.seen)})
 
-# %% ../nbs/20_tuning.ipynb #6aa8769a
+# %% ../nbs/20_tuning.ipynb #edc3df3e
 def best_config(
     folder: str | Path,  # of a finished search
 ) -> RunConfig:  # to be trained with `run_experiment`, for the first time with the test set
@@ -574,7 +575,7 @@ def best_config(
         raise ValueError(f"{file} is damaged: it holds no configuration.")
     return RunConfig(**_plain(run))
 
-# %% ../nbs/20_tuning.ipynb #8bb660fa
+# %% ../nbs/20_tuning.ipynb #dd5b08cc
 def _points(value: float) -> str:
     """A difference of two scores, in points."""
     return f"{100 * value:.1f} points"
@@ -622,7 +623,7 @@ def _cautions(done: pd.DataFrame) -> list[str]:
     return [*words, "All trials were judged by the same validation images, and a gain can be luck of "
             "those as well. The test images have not been looked at: train the best, and they tell."]
 
-# %% ../nbs/20_tuning.ipynb #6af03d5d
+# %% ../nbs/20_tuning.ipynb #6879ce9d
 _LABELS = {"learning_rate": "learning rate", "dropout": "dropout", "weight_decay": "weight decay",
            "lambda_aux": "λ (lambda_aux)", "alpha_sem": "α_sem"}
 _ROLES = {"other": ("o", 0), "given": ("s", 7), "best": ("*", 1)}  # marker, colour
@@ -661,7 +662,7 @@ def _mark(ax: Axes, table: pd.DataFrame, x: pd.Series) -> None:
                    transform=ax.get_xaxis_transform(), zorder=3)
     ax.grid(alpha=0.25)
 
-# %% ../nbs/20_tuning.ipynb #f17ddeed
+# %% ../nbs/20_tuning.ipynb #84715332
 def plot_setting(
     table: pd.DataFrame,  # from `tune` or `collect_tuning`
     setting: str,  # a label of the horizontal axis, such as "learning rate"
@@ -704,7 +705,7 @@ def plot_course(
     ax.set(xlabel="trial", ylabel="validation mean F1 in %")
     return ax
 
-# %% ../nbs/20_tuning.ipynb #36475a60
+# %% ../nbs/20_tuning.ipynb #40209c5e
 def plot_tuning(
     table: pd.DataFrame,  # from `tune` or `collect_tuning`
 ) -> np.ndarray:  # axes: the course of the search, then one for each setting that was varied
