@@ -667,7 +667,8 @@ class _Start(NamedTuple):
 
 
 def _start(table: pd.DataFrame, config: RunConfig, backbone: Backbone | None,
-           prepared: Prepared | None, cache: str | Path | None, device: str, quiet: bool) -> _Start:
+           prepared: Prepared | None, cache: str | Path | None, device: str, quiet: bool,
+           split_seed: int | None = None) -> _Start:
     """Split, features or images, sampler and untrained network of a settled configuration."""
     if prepared is not None and prepared.seen.inputs is not None and config.trainable != "none":
         raise ValueError("prepared= holds features of a frozen backbone: leave it out to train one.")
@@ -676,7 +677,7 @@ def _start(table: pd.DataFrame, config: RunConfig, backbone: Backbone | None,
     good, rejected = prepared[:2] if prepared else check_once(table, cache, quiet=quiet)
     chosen, account = choose_variable(good, config.variable, min_count=config.min_count,
                                       rare=config.rare)
-    split = split_annotations(chosen, seed=config.seed)
+    split = split_annotations(chosen, seed=config.seed if split_seed is None else split_seed)
     width = prepared.seen.inputs.shape[1] if backbone is None else backbone.out_features
     sampler, network = build_untrained(split, config, backbone, width)
     seen = prepared.seen if prepared else see_images(
@@ -733,6 +734,7 @@ def validate_experiment(
     *,
     backbone: Backbone | None = None,  # the one `config` names, if it is at hand already
     prepared: Prepared | None = None,  # images checked and features at hand, from `prepare`
+    split_seed: int | None = None,  # of the split alone, to see how much hangs on the other chances
     scratch: str | Path | None = None,  # folder for checkpoints, to go on after an interruption
     cache: str | Path | None = None,  # folder for features, such as `default_cache()`
     device: str | None = None,  # None: the GPU where there is one
@@ -741,7 +743,7 @@ def validate_experiment(
     """Train one experiment and judge it by the validation images. Raises as `run_experiment` does."""
     config, device = config.settled(), find_device(device)
     config.training()  # checks its settings
-    start = _start(table, config, backbone, prepared, cache, device, quiet)
+    start = _start(table, config, backbone, prepared, cache, device, quiet, split_seed)
     start.data.pop("test")
     with tempfile.TemporaryDirectory() as passing:
         folder = Path(scratch or passing)

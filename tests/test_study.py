@@ -116,7 +116,7 @@ def _child(folder):
 def test_twenty_kills_change_nothing(tmp_path):
     """Processes fork from a server that has imported everything, so that kills hit the work."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_study"])
+    context.set_forkserver_preload(["silk_nb.study", "silk_nb.tuning", "optuna"])
     start = context.Process(target=_child, args=(tmp_path / "whole",))
     start.start()
     start.join(300)
