@@ -36,7 +36,8 @@ def test_an_average_is_the_weighted_mean_of_the_class_probabilities(weights):
     wanted = sum(w * part[0] for w, part in zip(shares, parts, strict=True))
     assert torch.allclose(scores, wanted, atol=1e-6)
     # only the two with layers of their own have learned a metric
-    wide = torch.cat([np.sqrt(w) * part[1] for w, part in zip(shares[:2], parts[:2], strict=True)], 1)
+    wide = torch.cat([np.sqrt(w) * part[1]
+                      for w, part in zip(shares[:2], parts[:2], strict=True)], 1)
     assert torch.allclose(f_aux, wide / wide.norm(dim=1, keepdim=True), atol=1e-6)
 
 

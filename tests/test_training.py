@@ -243,7 +243,7 @@ def test_halves_keep_objects_whole_and_share_every_class(seed):
 
 
 @pytest.mark.parametrize("select", ["validation_loss", "validation_mean_f1"])
-def test_fair_scores_of_a_training_are_the_same_after_an_interruption(select, tmp_path, monkeypatch):
+def test_fair_scores_are_the_same_after_an_interruption(select, tmp_path, monkeypatch):
     def training(crossfit, **more):
         return train(config=TrainingConfig(max_epochs=9, select=select), crossfit=crossfit, **more)
 
@@ -276,7 +276,7 @@ def test_biases_never_decay():
         torch.manual_seed(0)
         head = SilkHead(16, 3, task_fc=(32, 8), dropout=0.0, seed=0)
         with torch.no_grad():
-            head.task_fc[0].bias.fill_(-50.0)  # behind the ReLU: no gradient but decay could move it
+            head.task_fc[0].bias.fill_(-50.0)  # behind the ReLU only decay could move it
         fit(head, TRAIN, VALIDATION, loss=TotalLoss(), quiet=True,
             sampler=RandomBatchSampler(TRAIN.labels, 30, seed=0),
             config=TrainingConfig(max_epochs=2, weight_decay=decay))
