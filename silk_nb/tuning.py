@@ -25,7 +25,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from tqdm.auto import tqdm
 
 from .annotations import atomic_write, choose_variable, write_table
@@ -626,6 +626,7 @@ def _cautions(done: pd.DataFrame) -> list[str]:
 # %% ../nbs/20_tuning.ipynb #6879ce9d
 _LABELS = {"learning_rate": "learning rate", "dropout": "dropout", "weight_decay": "weight decay",
            "lambda_aux": "λ (lambda_aux)", "alpha_sem": "α_sem"}
+_LOGARITHMIC = {"learning rate", "weight decay", "λ (lambda_aux)"}
 _ROLES = {"other": ("o", 0), "given": ("s", 7), "best": ("*", 1)}  # marker, colour
 
 
@@ -653,9 +654,12 @@ def _mark(ax: Axes, table: pd.DataFrame, x: pd.Series) -> None:
     roles = np.where(table["trial"] == best, "best", np.where(table["trial"] == 0, "given", "other"))
     for role, (marker, colour) in _ROLES.items():
         rows = done & (roles == role) & x.notna()
+        name = "given and best" if role == "best" and not best else {"other": "trial"}.get(role, role)
+        if role == "given" and not rows.any():
+            continue
         ax.scatter(x[rows], 100 * table["validation_mean_f1"][rows], marker=marker, zorder=3,
                    s=150 if role == "best" else 34, color=colours[colour], edgecolor="black",
-                   linewidth=0.5, label={"other": "trial"}.get(role, role))
+                   linewidth=0.5, label=name)
     if (~done & x.notna()).any():
         rows = ~done & x.notna()
         ax.scatter(x[rows], np.full(rows.sum(), 0.02), marker="x", color="0.4", label="failed",
@@ -663,6 +667,21 @@ def _mark(ax: Axes, table: pd.DataFrame, x: pd.Series) -> None:
     ax.grid(alpha=0.25)
 
 # %% ../nbs/20_tuning.ipynb #84715332
+def _logarithmic(ax: Axes, x: pd.Series) -> None:
+    """A logarithmic axis, also for values with 0 among them, and labels that do not overlap."""
+    above = x[x > 0]
+    if not len(above):
+        return
+    if (x == 0).any():
+        ax.set_xscale("symlog", linthresh=above.min())
+    else:
+        ax.set_xscale("log")
+        if above.max() < 100 * above.min():
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
 def plot_setting(
     table: pd.DataFrame,  # from `tune` or `collect_tuning`
     setting: str,  # a label of the horizontal axis, such as "learning rate"
@@ -677,11 +696,10 @@ def plot_setting(
     if ax is None:
         _, ax = plt.subplots(figsize=(5, 3.4), layout="constrained")
     if pd.api.types.is_numeric_dtype(x):
-        above = x[x > 0]
         if setting.startswith("nodes"):
             ax.set_xscale("log", base=2)
-        elif (x >= 0).all() and above.max() > 20 * above.min():
-            ax.set_xscale("symlog", linthresh=above.min()) if (x == 0).any() else ax.set_xscale("log")
+        elif setting in _LOGARITHMIC:
+            _logarithmic(ax, x)
         elif (x.dropna() % 1 == 0).all():
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     _mark(ax, table, x)

@@ -492,3 +492,20 @@ def test_without_optuna_it_says_what_to_install(tmp_path):
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "tuning needs Optuna: pip install 'silk_nb[study]'" in done.stderr
     assert not (tmp_path / "o").exists()
+
+
+def test_axes_are_logarithmic_where_the_setting_is_and_labels_do_not_overlap(scored, tmp_path):
+    found = search(tmp_path / "s", replace(CONFIG, weight_decay=0.0), trials=12)
+    scales = {label: plot_setting(found, label).get_xscale()
+              for label in ("learning rate", "weight decay", "dropout", "λ (lambda_aux)")}
+    assert scales == {"learning rate": "log", "weight decay": "symlog", "dropout": "linear",
+                      "λ (lambda_aux)": "log"}
+    for label in scales:
+        ax = plot_setting(found, label)
+        ax.figure.canvas.draw()
+        boxes = sorted((t.get_window_extent() for t in ax.get_xticklabels(which="both")
+                        if t.get_text()), key=lambda box: box.x0)
+        assert len(boxes) >= 2
+        assert all(a.x1 < b.x0 for a, b in zip(boxes, boxes[1:], strict=False)), label
+    named = plot_course(found).get_legend_handles_labels()[1]
+    assert ("given" in named) == (found["trial"][0] != 0)
