@@ -56,6 +56,27 @@ def _absolute(weights: str | Path | None, path: Callable[[str], str] = os.path.a
     return path(str(weights))
 
 
+def _weigh(experiment: Experiment, lambda_aux: float | None, alpha_sem: float | None
+           ) -> Experiment:
+    """The experiment with other weights of its losses. `ValueError` where it has no such loss."""
+    changed = {}
+    if lambda_aux is not None:
+        if not 0 < lambda_aux < math.inf:
+            raise ValueError(f"lambda_aux must be a finite number above 0, not {lambda_aux!r}.")
+        if not experiment.lambda_aux:
+            raise ValueError(f"{experiment.name!r} has no clustering loss that lambda_aux could "
+                             'weigh: leave it out, or take such as "C + sem".')
+        changed["lambda_aux"] = float(lambda_aux)
+    if alpha_sem is not None:
+        if not 0 < alpha_sem < 1:
+            raise ValueError(f"alpha_sem must lie between 0 and 1, not {alpha_sem!r}.")
+        if not (experiment.alpha_sem and experiment.alpha_co):
+            raise ValueError(f"{experiment.name!r} has not both sem and co: alpha_sem shares "
+                             'the weight between the two, as in "C + co + sem".')
+        changed |= {"alpha_sem": alpha_sem, "alpha_co": 1 - alpha_sem}
+    return dataclasses.replace(experiment, **changed)
+
+# %% ../nbs/16_experiments.ipynb #134c2ce2
 @dataclass(frozen=True)
 class RunConfig:
     """All settings of a run; JSON holds it whole."""
@@ -91,22 +112,7 @@ class RunConfig:
 
         Raises `ValueError` for an unknown name, and for weights of losses that it does not have.
         """
-        experiment, changed = find_experiment(self.experiment), {}
-        if self.lambda_aux is not None:
-            if not 0 < self.lambda_aux < math.inf:
-                raise ValueError(f"lambda_aux must be a finite number above 0, not {self.lambda_aux!r}.")
-            if not experiment.lambda_aux:
-                raise ValueError(f"{experiment.name!r} has no clustering loss that lambda_aux could "
-                                 'weigh: leave it out, or take such as "C + sem".')
-            changed["lambda_aux"] = float(self.lambda_aux)
-        if self.alpha_sem is not None:
-            if not 0 < self.alpha_sem < 1:
-                raise ValueError(f"alpha_sem must lie between 0 and 1, not {self.alpha_sem!r}.")
-            if not (experiment.alpha_sem and experiment.alpha_co):
-                raise ValueError(f"{experiment.name!r} has not both sem and co: alpha_sem shares "
-                                 'the weight between the two, as in "C + co + sem".')
-            changed |= {"alpha_sem": self.alpha_sem, "alpha_co": 1 - self.alpha_sem}
-        return dataclasses.replace(experiment, **changed)
+        return _weigh(find_experiment(self.experiment), self.lambda_aux, self.alpha_sem)
 
     def settled(self) -> "RunConfig":
         """The same with the experiment's name as the grammar writes it, its head's settings, and
@@ -125,12 +131,9 @@ class RunConfig:
             chosen["select"] = "validation_mean_f1"  # its loss changes its meaning on the way
         settled = dataclasses.replace(self, experiment=experiment.name,
                                       weights=_absolute(self.weights), **chosen)
-        for name, value, right in (
-                ("members", settled.members, settled.members >= 1),
-                ("logistic_share", settled.logistic_share, 0 <= settled.logistic_share < 1)):
-            if not right:
-                raise ValueError(f"{name} is {value!r}: members are 1 or more networks, "
-                                 "logistic_share is from 0 on and below 1.")
+        if settled.members < 1 or not 0 <= settled.logistic_share < 1:
+            raise ValueError(f"members={settled.members!r} must be 1 or more networks, and "
+                             f"logistic_share={settled.logistic_share!r} from 0 on and below 1.")
         frozen = {"standardised features": settled.standardise, "SMOTE": experiment.oversampling,
                   "an average": settled.members > 1 or settled.logistic_share > 0,
                   "a classifier without network": experiment.without_network,
@@ -366,7 +369,7 @@ def _chosen(history: pd.DataFrame) -> str:
     best = history["validation_mean_f1"].to_numpy().argmax()
     return f"none; of {len(history)} candidates: {history['candidate'].iloc[best]}"
 
-
+# %% ../nbs/16_experiments.ipynb #ab13a7af
 def _head_words(run: dict) -> str:
     """What was trained on the features, and how."""
     if find_experiment(run["experiment"]).without_network:

@@ -39,20 +39,21 @@ class Findings:
     classes: dict[str, list[str]]  # variable -> classes, most frequent first
     minority: dict[str, list[str]]  # variable -> minority classes
     counts: dict[str, dict[str, int]]  # variable -> class -> images
+    training: dict[str, dict[str, int]]  # the same of the training images, first seed
 
 
-def _classes_of(folder: Path, results: pd.DataFrame) -> tuple[dict, dict, dict]:
+def _classes_of(folder: Path, results: pd.DataFrame) -> tuple[dict, dict, dict, dict]:
     """Classes, minority classes and counts of every variable, from its first run."""
-    classes, minority, counts = {}, {}, {}
+    classes, minority, counts, training = {}, {}, {}, {}
     for name, rows in results.groupby("variable", sort=False):
         place = folder / rows["folder"].iloc[0]
         table = pd.read_csv(place / "per_class.csv", keep_default_na=False, dtype={"class": str})
         split = pd.read_csv(place / "split.csv", keep_default_na=False, dtype=str)
-        found = split["label"].value_counts()
-        counts[name] = {c: int(found.get(c, 0)) for c in table["class"]}
+        for kept, part in ((counts, split), (training, split[split["split"] == "train"])):
+            kept[name] = part["label"].value_counts().reindex(table["class"], fill_value=0).to_dict()
         classes[name] = sorted(counts[name], key=lambda c: -counts[name][c])  # noqa: B023
         minority[name] = table["class"][table["minority"].astype(str) == "True"].tolist()
-    return classes, minority, counts
+    return classes, minority, counts, training
 
 
 def read_findings(
@@ -84,10 +85,11 @@ def recommend(
         level="variable", key=lambda names: names.map(order), kind="stable", sort_remaining=False)
 
 
-def _against(row: pd.Series, name: str) -> str:
+def _against(row: Mapping, name: str) -> str:
     """A difference with its interval, in words."""
-    told = (f"{row['difference']:+.1f} points of mean F1 against {name} (95 % interval "
-            f"{row['low']:+.1f} to {row['high']:+.1f})").replace("-", "−")
+    difference, low, high = (f"{row[key]:+.1f}".replace("-", "−")
+                             for key in ("difference", "low", "high"))
+    told = f"{difference} points of mean F1 against {name} (95 % interval {low} to {high})"
     return told + ("" if row["real"] else ", which is not certain at this size")
 
 
@@ -144,7 +146,7 @@ def findings_figures(
         leading = _leading(found, name, baseline)
         figures[f"{name}: F1 per class"] = (
             plot_gain_per_class(found.predictions, found.classes, leading, variable=name,
-                                minority=found.minority, train_counts=found.counts),
+                                minority=found.minority, train_counts=found.training),
             f"Dot plot of F1 per class of {name} for {', '.join(leading)}, most frequent first.")
     ran = uneven.groupby("variable", sort=False)["experiment"].unique()
     comparable = [name for name, known in ran.items() if baseline in known and len(known) > 1]

@@ -2,13 +2,17 @@
 import ast
 import json
 import re
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted((ROOT / "nbs").glob("*.ipynb"))
-MODULES = [p for p in PAGES if p.name[:2].isdigit()]
+NBS = ROOT / "nbs"
+MODULES = sorted(NBS.glob("[0-9][0-9]_*.ipynb"))
+TUTORIALS = sorted((NBS / "tutorials").glob("*.ipynb"))
+PAGES = [NBS / "index.ipynb", *TUTORIALS, *MODULES]  # in the order of the site
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:work|home|root|tmp|Users)/\w")
 
 
@@ -31,6 +35,24 @@ def module_of(path):
 
 
 FLOORS = {module_of(path): floor(path) for path in MODULES}
+
+
+def test_every_notebook_is_a_page_of_a_known_kind():
+    found = {p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts}
+    assert found == set(PAGES) and TUTORIALS
+
+
+def test_the_site_shows_every_page_tutorials_before_modules():
+    site = yaml.safe_load((NBS / "sidebar.yml").read_text(encoding="utf-8"))["website"]["sidebar"]
+    shown = [page for part in site["contents"]
+             for page in ([part] if isinstance(part, str) else part["contents"])]
+    assert shown == [p.relative_to(NBS).as_posix() for p in PAGES]
+    settings = ConfigParser()
+    settings.read(ROOT / "settings.ini", encoding="utf-8")
+    nbdev = settings["DEFAULT"]
+    assert nbdev.getboolean("recursive")  # else nbdev_test passes tutorials over
+    assert nbdev.getboolean("custom_sidebar")  # else nbdev writes sidebar.yml anew
+    assert "custom_quarto_yml" not in nbdev  # whatever its value, it is misread
 
 
 def test_every_module_has_its_notebook():
@@ -94,3 +116,14 @@ def test_exported_cells_are_short_and_public_names_are_documented(path):
                     assert node.returns is not None, node.name
                     given = [*node.args.args, *node.args.kwonlyargs]
                     assert all(a.annotation for a in given), node.name
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
+def test_a_tutorial_exports_nothing_uses_public_names_and_is_linked(path):
+    text = "\n".join(source(c) for c in cells(path, "code"))
+    assert not re.search(r"^#\| *(default_exp|export)", text, re.M)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "silk_nb":
+            assert not [a.name for a in node.names if a.name.startswith(("_", "*"))], node.module
+    front = "".join(source(c) for c in cells(NBS / "index.ipynb", "markdown"))
+    assert f"](tutorials/{path.name})" in front

@@ -2,6 +2,7 @@
 import ast
 import builtins
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,13 @@ def test_readme_is_that_of_the_index_notebook():
     done = subprocess.run([sys.executable, ROOT / "tools" / "readme.py", "--check"],
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_links_of_the_readme_lead_to_files():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:|#)([^()\s]+)\)", text)
+    assert any(link.endswith(".ipynb") for link in links)
+    assert all((ROOT / link).is_file() for link in links)
 
 
 def test_every_name_in_the_shown_code_is_imported_or_set_there():

@@ -4,6 +4,7 @@ Run: python tools/readme.py [--check]
 """
 import base64
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def render(notebook: dict) -> tuple[str, dict[str, bytes]]:
         source = "".join(cell["source"])
         marks = directives(source)
         if cell["cell_type"] == "markdown":
-            parts.append(source)
+            # a page of the site is a notebook of the repository
+            parts.append(re.sub(r"\]\((?!https?:)([^()\s]+\.ipynb)\)", r"](nbs/\1)", source))
         elif "hide" not in marks:
             shown = [line for line in source.splitlines() if not line.startswith("#|")]
             parts.append("```python\n" + "\n".join(shown) + "\n```")
