@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 SRC    := silk_nb tests benchmarks tools setup.py
 
-.PHONY: demo test lab bench lint docs clean-check
+.PHONY: demo test lab bench bench-paper lint docs clean-check
 
 $(READY): settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -28,6 +28,11 @@ lab: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/colour.py
+	$(BIN)/python benchmarks/paper_scale.py --variables technique --seeds 1 --workers 2
+
+# All 96 runs of the paper's Table 3: most of an hour.
+bench-paper: $(READY)
+	$(BIN)/python benchmarks/paper_scale.py --workers 2
 
 lint: $(READY)
 	$(BIN)/ruff check $(SRC)

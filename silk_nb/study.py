@@ -11,7 +11,7 @@ __all__ = ['plan_study', 'StudyBusyError', 'UnfinishedStudyError', 'refuse_other
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import (FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future,
                                 wait)
 from contextlib import contextmanager
@@ -177,15 +177,19 @@ def _row(folder: Path, run: dict) -> dict | None:
     return {**run, **read_scores(place / "metrics.json"), **chosen}
 
 
+def _as_table(rows: Iterable[dict | None]) -> pd.DataFrame:
+    """The rows of the runs that are finished."""
+    columns = ["variable", "experiment", "seed", "folder", *METRIC_NAMES,
+               *(f"validation_{name}" for name in METRIC_NAMES)]
+    return pd.DataFrame([row for row in rows if row], columns=columns)
+
+
 def collect_study(
     folder: str | Path,  # a study folder
 ) -> pd.DataFrame:  # one row per finished run: the plan's columns, test scores, validation_ scores
     """The table so far. Raises as `read_study` does."""
     folder = Path(folder)
-    rows = [_row(folder, run) for run in _runs_of(folder).to_dict("records")]
-    columns = ["variable", "experiment", "seed", "folder", *METRIC_NAMES,
-               *(f"validation_{name}" for name in METRIC_NAMES)]
-    return pd.DataFrame([row for row in rows if row], columns=columns)
+    return _as_table(_row(folder, run) for run in _runs_of(folder).to_dict("records"))
 
 
 def collect_predictions(
@@ -318,6 +322,8 @@ def _do_runs(folder: Path, todo: list[dict], plan: _Plan, prepared: Prepared,
              str((folder / run["folder"]).absolute()),
              replace(plan.config, **{k: run[k] for k in ("variable", "experiment", "seed")}),
              device, plan.source) for run in todo]
+    rows = {run["folder"]: _row(folder, run) for run in plan.runs.to_dict("records")}
+    runs = {job[4]: run for job, run in zip(jobs, todo, strict=True)}
     failed, done = [], len(plan.runs) - len(todo)
     bar = tqdm(total=len(plan.runs), initial=done, desc="study", unit="run", disable=quiet)
     with bar:
@@ -326,7 +332,9 @@ def _do_runs(folder: Path, todo: list[dict], plan: _Plan, prepared: Prepared,
                 bar.update()
                 if error is not None:
                     failed.append(f"{Path(job[4]).relative_to(folder.absolute())}: {error}")
-                write_table(collect_study(folder), folder / "results.csv")
+                run = runs[job[4]]
+                rows[run["folder"]] = _row(folder, run)  # the others have not changed
+                write_table(_as_table(rows.values()), folder / "results.csv")
         except UnfinishedStudyError as error:
             ended = len(collect_study(folder))
             raise UnfinishedStudyError(f"{error}; {ended} of {len(plan.runs)} runs in {folder} are "

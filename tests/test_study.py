@@ -285,6 +285,37 @@ def test_other_features_under_the_same_names_are_refused(tmp_path, monkeypatch):
     assert len(study(tmp_path / "s", what)) == 2
 
 
+def test_the_table_grows_with_every_run_and_no_run_is_read_again(tmp_path, monkeypatch):
+    reads, sizes, row, write = [], [], module._row, module.write_table
+
+    def counted(folder, run):
+        reads.append(run["folder"])
+        return row(folder, run)
+
+    def compared(table, path):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_row", row)
+            pd.testing.assert_frame_equal(table, collect_study(tmp_path / "s"))
+        sizes.append(len(table))
+        write(table, path)
+
+    monkeypatch.setattr(module, "_row", counted)
+    monkeypatch.setattr(module, "write_table", compared)
+    study(tmp_path / "s", (["kind"], ["LR", "kNN"], 3))
+    assert sizes == [1, 2, 3, 4, 5, 6, 6]
+    assert len(reads) == 3 * 6  # at the beginning, when it ends, and for the whole
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="wants Linux's /proc")
+def test_workers_share_the_features_of_one_file(whole):
+    seen = module._load_seen(whole[0] / "features.safetensors", PREPARED.seen.images)
+    assert torch.equal(seen.inputs, PREPARED.seen.inputs)
+    maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    mapped = [range(*(int(end, 16) for end in words[0].split("-"))) for words in maps
+              if words[-1].endswith("features.safetensors")]
+    assert any(seen.inputs.data_ptr() in pages for pages in mapped)  # not a copy per process
+
+
 def test_a_variable_without_minority_classes_has_a_page_too(tmp_path):
     from silk_nb.findings import write_findings
 
