@@ -249,7 +249,8 @@ def adjust_classifier(
 class AveragedHead(nn.Module):
     """The weighted mean of the class probabilities of several heads, with the output of a `SilkHead`.
 
-    Raises `ValueError` for no heads, heads of other classes, or weights that are no shares.
+    An average among the heads is taken apart, so that all lie side by side. Raises `ValueError` for
+    no heads, heads of other classes, or weights that are no shares.
     """
 
     def __init__(
@@ -265,7 +266,10 @@ class AveragedHead(nn.Module):
                 or not math.isclose(sum(weights), 1, abs_tol=1e-6)):
             raise ValueError(f"weights must be {len(heads)} shares above 0 that sum to 1, "
                              f"not {weights!r}.")
-        self.heads, self.weights = nn.ModuleList(heads), weights
+        apart = [(w * share, part) for w, head in zip(weights, heads, strict=True)
+                 for share, part in (zip(head.weights, head.heads, strict=True)
+                                     if isinstance(head, AveragedHead) else [(1.0, head)])]
+        self.weights, self.heads = [w for w, _ in apart], nn.ModuleList(part for _, part in apart)
         self.num_classes = heads[0].num_classes
 
     def forward(

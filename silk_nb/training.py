@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from .annotations import atomic_write
 from .features import FeatureData, ImageData
 from .losses import TotalLoss, embedding_diagnostics
+from .model import SilkOutput
 from .samplers import ResumableSampler
 
 # %% ../nbs/10_training.ipynb #e61edc0d
@@ -149,17 +150,22 @@ class CrossFit:
     def offer(
         self,
         scores: Tensor,  # N×K class scores of a candidate, such as an epoch
-        cost: float | None = None,  # what candidates are chosen by, where it is not the mean F1
+        costs: tuple[float, float] | None = None,  # on the images outside the half and in it, where
+        # candidates are not chosen by their mean F1
     ) -> None:
         """Take the candidate's scores where it is the best so far; the first of several stays."""
         if not len(self.scores):
             self.scores = scores.clone()
-        for side in (0, 1):
-            other, here = self.half == bool(side), self.half != bool(side)
-            judge = other if other.any() else here  # a single object cannot be halved
-            found = -mean_f1(scores[judge], self.labels[judge]) if cost is None else cost
-            if found < self.lowest[side]:
-                self.lowest[side], self.scores[here] = found, scores[here]
+        if costs is None:
+            costs = tuple(-mean_f1(scores[judge], self.labels[judge]) for judge in self.sides())
+        for side, cost in enumerate(costs):
+            if cost < self.lowest[side]:
+                here = self.half != bool(side)
+                self.lowest[side], self.scores[here] = cost, scores[here]
+
+    def sides(self) -> tuple[Tensor, Tensor]:  # N bool each
+        """The images outside the half and those in it; all of them where a side would be empty."""
+        return tuple(side if side.any() else ~side for side in (~self.half, self.half))
 
     def state_dict(self) -> dict:
         """All that the next offer depends on."""
@@ -199,8 +205,9 @@ def _train_epoch(network, data, loss, sampler, optimiser, device, epoch) -> dict
 
 # %% ../nbs/10_training.ipynb #62c32458
 @torch.no_grad()
-def _validate(network, data, loss, batch_size, device, epoch) -> tuple[dict[str, float], Tensor]:
-    """Mean loss and parts, OA, mean F1 and diagnostics on the validation set; class scores N×K."""
+def _validate(network, data, loss, batch_size, device, epoch
+              ) -> tuple[dict[str, float], SilkOutput]:
+    """Mean loss and parts, OA, mean F1 and diagnostics on the validation set; its N outputs."""
     network.eval()
     rows, f_aux, logits = [], [], []
     order = _mixed_order(len(data))
@@ -209,17 +216,34 @@ def _validate(network, data, loss, batch_size, device, epoch) -> tuple[dict[str,
         _check_loss(total, parts, epoch, number)
         rows.append((len(indices), {"loss": total.item(), **{k: v.item() for k, v in parts.items()}}))
         f_aux.append(out.f_aux)
-        logits.append(out.logits.float().cpu())
-    scores, truth = torch.cat(logits).softmax(1), data.labels[order]
-    clusters = embedding_diagnostics(torch.cat(f_aux)[:512], truth[:512])
+        logits.append(out.logits)
+    seen = SilkOutput(torch.cat(logits), torch.cat(f_aux))
+    scores, truth = seen.logits.float().cpu().softmax(1), data.labels[order]
+    clusters = embedding_diagnostics(seen.f_aux[:512], truth[:512])
     row = {**_mean(rows, "validation_"),
            "validation_accuracy": float((scores.argmax(1) == truth).double().mean()),
            "validation_mean_f1": mean_f1(scores, truth),
            **{k: clusters[k] for k in ("active_share", "mean_distance", "std_distance")}}
-    return row, scores[order.argsort()]
+    back = order.argsort()
+    return row, SilkOutput(*(part[back.to(part.device)] for part in seen))
+
+
+@torch.no_grad()
+def _costs(out, data, loss, sides, batch_size) -> tuple[float, float]:
+    """Mean loss on either side of the halved validation set, whose images meet no others there."""
+    told = []
+    for side in sides:
+        indices, total = _mixed_order(len(data)), 0.0
+        for batch in indices[side[indices]].split(batch_size):
+            here = batch.to(out.logits.device)
+            labels, colours = (None if part is None else part[batch].to(out.logits.device)
+                               for part in (data.labels, data.descriptors))
+            total += len(batch) * loss(out.logits[here], out.f_aux[here], labels, colours)[0].item()
+        told.append(total / int(side.sum()))
+    return tuple(told)
 
 # %% ../nbs/10_training.ipynb #afd5b1cc
-def _fingerprint(network, train, validation, loss, sampler, config) -> str:
+def _fingerprint(network, train, validation, loss, sampler, config, crossfit) -> str:
     """What must be the same for a checkpoint to be gone on with."""
     shapes = {name: list(p.shape) for name, p in network.named_parameters() if p.requires_grad}
     parts = [[type(m).__name__, sorted((k, v) for k, v in vars(m).items() if isinstance(
@@ -228,6 +252,8 @@ def _fingerprint(network, train, validation, loss, sampler, config) -> str:
         [asdict(config), shapes, parts, type(sampler).__name__, sampler.batch_size]).encode())
     for value in loss.state_dict().values():
         digest.update(value.cpu().numpy().tobytes())
+    if crossfit:
+        digest.update(crossfit.half.numpy().tobytes())
     for data in (train, validation):
         digest.update(data.labels.numpy().tobytes())
         for seen in (getattr(data, "features", None), data.descriptors):
@@ -285,14 +311,17 @@ class _Progress:
                 if self.crossfit:
                     self.crossfit.reset()
 
-    def record(self, row: dict, scores: Tensor) -> None:
+    def record(self, row: dict, out: SilkOutput, validation: FeatureData | ImageData) -> None:
         """Take an epoch in; keep its weights if it is the best so far."""
         self.history.append(row)
         self.waited += 1
         cost = self.config.cost(row)
         if self.crossfit:
-            by_f1 = self.config.select == "validation_mean_f1"
-            self.crossfit.offer(scores, None if by_f1 else cost)
+            costs = None
+            if self.config.select == "validation_loss":
+                costs = _costs(out, validation, self.loss, self.crossfit.sides(),
+                               self.sampler.batch_size)
+            self.crossfit.offer(out.logits.float().cpu().softmax(1), costs)
         if cost < self.lowest:
             self.lowest, self.waited, self.best = cost, 0, self._copy()
             self.best_epoch = row["epoch"]
@@ -378,7 +407,7 @@ def fit(
     progress = _Progress(network, loss, optimiser, sampler, config, crossfit)
     saved, told = time.monotonic(), False
     path = None if checkpoint is None else Path(checkpoint)
-    mark = path and _fingerprint(network, train, validation, loss, sampler, config)
+    mark = path and _fingerprint(network, train, validation, loss, sampler, config, crossfit)
     with _own_randomness(config.seed, device):
         if path and path.exists():
             progress.load(_read_checkpoint(path, mark))
@@ -390,10 +419,9 @@ def fit(
                 progress.announce(epoch - 1)
                 row = {"epoch": epoch, **_train_epoch(
                     network, train, loss, sampler, optimiser, device, epoch)}
-                more, scores = _validate(network, validation, loss, sampler.batch_size, device,
-                                         epoch)
+                more, out = _validate(network, validation, loss, sampler.batch_size, device, epoch)
                 row |= more
-                progress.record(row, scores)
+                progress.record(row, out, validation)
                 told = _warn_of_collapse(row, told)
                 bar.set_postfix({k: f"{v:.3f}" for k, v in row.items() if "_loss" in k or "_f1" in k})
                 if path and time.monotonic() - saved >= checkpoint_seconds:

@@ -213,10 +213,11 @@ def test_each_half_is_judged_by_what_is_best_on_the_other(seed):
         best = max(candidates, key=lambda s: mean_f1(s[~side], labels[~side]))  # noqa: B023
         assert torch.equal(crossfit.scores[side], best[side])
     crossfit.reset()
-    crossfit.offer(candidates[3], 2.0)
-    crossfit.offer(candidates[4], 1.0)
-    crossfit.offer(candidates[5], 1.5)
-    assert torch.equal(crossfit.scores, candidates[4])
+    crossfit.offer(candidates[3], (2.0, 0.5))
+    crossfit.offer(candidates[4], (1.0, 0.7))
+    crossfit.offer(candidates[5], (1.5, 0.9))
+    assert torch.equal(crossfit.scores[half], candidates[4][half])  # least outside the half
+    assert torch.equal(crossfit.scores[~half], candidates[3][~half])
 
 
 def test_one_image_cannot_be_halved_and_is_judged_all_the_same():
@@ -264,11 +265,38 @@ def test_fair_scores_are_the_same_after_an_interruption(select, tmp_path, monkey
             training(cut, **more)
     training(cut, **more)
     assert torch.equal(whole.scores, cut.scores)
-    kept = apply_network(head, VALIDATION)[0]
-    if select == "validation_loss":
-        assert torch.allclose(whole.scores, kept, atol=1e-6)
-    else:
+    if select == "validation_mean_f1":
+        kept = apply_network(head, VALIDATION)[0]
         assert mean_f1(kept, VALIDATION.labels) == pytest.approx(history.validation_mean_f1.max())
+
+
+@pytest.mark.parametrize("size", [7, 200])  # in several batches, in one
+def test_each_half_is_judged_by_the_epoch_of_least_loss_on_the_other(size, monkeypatch):
+    offered, plain = [], CrossFit.offer
+
+    def watched(self, scores, costs=None):
+        offered.append((scores.clone(), costs))
+        plain(self, scores, costs)
+
+    monkeypatch.setattr(CrossFit, "offer", watched)
+    crossfit = CrossFit(VALIDATION.labels, halve(VALIDATION.labels, seed=3))
+    fit(SilkHead(16, 3, task_fc=(32,), dropout=0.5, seed=1), TRAIN, VALIDATION, loss=TotalLoss(),
+        sampler=RandomBatchSampler(TRAIN.labels, size, seed=1), quiet=True, crossfit=crossfit,
+        config=TrainingConfig(max_epochs=12, learning_rate=0.05))
+    rows = torch.arange(len(VALIDATION))
+    costs = [-scores[rows, VALIDATION.labels].log() for scores, _ in offered]
+    for side, judged in ((~crossfit.half, 0), (crossfit.half, 1)):
+        means = torch.stack([cost[side].mean() for cost in costs])
+        assert torch.allclose(means, torch.tensor([told[judged] for _, told in offered]), atol=1e-5)
+        assert torch.equal(crossfit.scores[~side], offered[int(means.argmin())][0][~side])
+
+
+def test_a_checkpoint_of_other_halves_is_refused(tmp_path):
+    more = {"checkpoint": tmp_path / "c.pt", "checkpoint_seconds": 0,
+            "config": TrainingConfig(max_epochs=3)}
+    train(crossfit=CrossFit(VALIDATION.labels, halve(VALIDATION.labels, seed=0)), **more)
+    with pytest.raises(ValueError, match="other data or settings"):
+        train(crossfit=CrossFit(VALIDATION.labels, halve(VALIDATION.labels, seed=1)), **more)
 
 
 def test_biases_never_decay():
