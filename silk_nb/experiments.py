@@ -15,7 +15,8 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,8 +71,8 @@ def _weigh(experiment: Experiment, lambda_aux: float | None, alpha_sem: float | 
     if alpha_sem is not None:
         if not 0 < alpha_sem < 1:
             raise ValueError(f"alpha_sem must lie between 0 and 1, not {alpha_sem!r}.")
-        if not (experiment.alpha_sem and experiment.alpha_co):
-            raise ValueError(f"{experiment.name!r} has not both sem and co: alpha_sem shares "
+        if not (experiment.alpha_sem and experiment.alpha_co) or experiment.other:
+            raise ValueError(f"{experiment.name!r} has not sem and co alone: alpha_sem shares "
                              'the weight between the two, as in "C + co + sem".')
         changed |= {"alpha_sem": alpha_sem, "alpha_co": 1 - alpha_sem}
     return dataclasses.replace(experiment, **changed)
@@ -131,7 +132,8 @@ class RunConfig:
             chosen["select"] = "validation_mean_f1"  # its loss changes its meaning on the way
         settled = dataclasses.replace(self, experiment=experiment.name,
                                       weights=_absolute(self.weights), **chosen)
-        if settled.members < 1 or not 0 <= settled.logistic_share < 1:
+        whole = isinstance(settled.members, int) and not isinstance(settled.members, bool)
+        if not whole or settled.members < 1 or not 0 <= settled.logistic_share < 1:
             raise ValueError(f"members={settled.members!r} must be 1 or more networks, and "
                              f"logistic_share={settled.logistic_share!r} from 0 on and below 1.")
         frozen = {"standardised features": settled.standardise, "SMOTE": experiment.oversampling,
@@ -212,8 +214,9 @@ def _claim(folder: Path, header: dict) -> bool:
     held = read_json(file)
     if not isinstance(held.get("run"), dict):
         raise ValueError(f"{file} is damaged: it says of no run: name a new folder.")
-    wanted, found = _comparable(header["run"]), _comparable(held["run"])
-    differ = [f"run.{k}" for k in wanted if found.get(k) != wanted[k]]
+    usual = RunConfig("").to_json()  # an older run does not name a setting that came later
+    wanted, found = _comparable(header["run"]), _comparable(usual | held["run"])
+    differ = [f"run.{k}" for k in wanted if found[k] != wanted[k]]
     differ += ["data"] * (held.get("data") != header["data"])
     if differ:
         raise FileExistsError(f"{folder} holds another run, which differs in "
@@ -457,7 +460,8 @@ def _header(table: pd.DataFrame, config: RunConfig, source: str, given: bool) ->
             f"trained: {config.trainable}")
     return {"run": config.to_json(), "data": data_fingerprint(table, config.variable),
             "source": source, "seen": "features that were given" if given else seen,
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors", "versions": versions(),
+            "validation": "cross-fitted", "versions": versions(),
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
             "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
 
 # %% ../nbs/16_experiments.ipynb #96743947
@@ -479,15 +483,17 @@ def _retrain(head: SilkHead, data: dict, config: RunConfig, file: Path, **more: 
     return history.assign(stage="classifier")
 
 
-def _finish(head: SilkHead, after: str | None, data: dict, counts: Tensor, config: RunConfig,
+def _finish(network: nn.Module, after: str | None, data: dict, counts: Tensor, config: RunConfig,
             file: Path, history: pd.DataFrame, crossfit: CrossFit, **more: object) -> pd.DataFrame:
     """What is done after training; the history, with that of a second stage."""
     if after is None:
         return history
+    head = getattr(network, "head", network)
     crossfit.reset()  # what was said before is not what the finished network says
     if after == "LA-post":
         adjust_classifier(head, counts / counts.sum())
-        crossfit.offer(apply_network(head, data["validation"], device=more["device"])[0], 0.0)
+        scores = apply_network(network, data["validation"], device=more["device"])[0]
+        crossfit.offer(scores, (0.0, 0.0))
     if after == "tau":
         normalise_classifier(head, data["validation"], crossfit=crossfit)
     if after == "cRT":
@@ -512,7 +518,7 @@ def _train_one(network: nn.Module, data: dict, sampler: ResumableSampler, config
                file: Path, crossfit: CrossFit, **more: object) -> pd.DataFrame:
     """Train one network in place; its history."""
     experiment = config.recipe()
-    head = network if isinstance(network, SilkHead) else network.head
+    head = getattr(network, "head", network)
     if config.standardise:
         head.set_standardisation(data["train"].features)
     counts = _stream_counts(sampler, head.num_classes)
@@ -520,7 +526,7 @@ def _train_one(network: nn.Module, data: dict, sampler: ResumableSampler, config
     history = fit(network, data["train"], data["validation"], sampler=sampler,
                   loss=experiment.loss(counts, width, config.seed), config=config.training(),
                   checkpoint=file, crossfit=crossfit, **more)
-    return _finish(head, experiment.after, data, counts, config, file, history, crossfit, **more)
+    return _finish(network, experiment.after, data, counts, config, file, history, crossfit, **more)
 
 
 def _save_network(folder: Path, network: nn.Module, classes: list[str], seen: Seen) -> None:
@@ -558,7 +564,7 @@ def _train_average(first: nn.Module, data: dict, sampler: ResumableSampler, conf
         told.append(crossfit.scores)
         weights.append(share)
     crossfit.reset()
-    crossfit.offer(sum(w * scores for w, scores in zip(weights, told, strict=True)), 0.0)
+    crossfit.offer(sum(w * scores for w, scores in zip(weights, told, strict=True)), (0.0, 0.0))
     return AveragedHead(heads, weights), pd.concat(histories, ignore_index=True)
 
 
@@ -731,6 +737,21 @@ def run_experiment(
     return metrics
 
 # %% ../nbs/16_experiments.ipynb #e6376fd0
+@contextmanager
+def _scratch(scratch: str | Path | None, about: list) -> Iterator[Path]:
+    """A folder of this training's own, which is gone when it ends well."""
+    if scratch is None:
+        with tempfile.TemporaryDirectory() as passing:
+            yield Path(passing)
+        return
+    mark = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    own = Path(scratch) / f"validate-{mark[:16]}"
+    own.mkdir(parents=True, exist_ok=True)
+    yield own
+    _tidy(own)
+    own.rmdir()
+
+
 def validate_experiment(
     table: pd.DataFrame,  # as from `read_annotations`
     config: RunConfig,
@@ -738,7 +759,7 @@ def validate_experiment(
     backbone: Backbone | None = None,  # the one `config` names, if it is at hand already
     prepared: Prepared | None = None,  # images checked and features at hand, from `prepare`
     split_seed: int | None = None,  # of the split alone, to see how much hangs on the other chances
-    scratch: str | Path | None = None,  # folder for checkpoints, to go on after an interruption
+    scratch: str | Path | None = None,  # folder to go on in after an interruption
     cache: str | Path | None = None,  # folder for features, such as `default_cache()`
     device: str | None = None,  # None: the GPU where there is one
     quiet: bool = False,
@@ -748,11 +769,9 @@ def validate_experiment(
     config.training()  # checks its settings
     start = _start(table, config, backbone, prepared, cache, device, quiet, split_seed)
     start.data.pop("test")
-    with tempfile.TemporaryDirectory() as passing:
-        folder = Path(scratch or passing)
-        folder.mkdir(parents=True, exist_ok=True)
+    about = [config.to_json(), split_seed, data_fingerprint(table, config.variable)]
+    with _scratch(scratch, about) as folder:
         crossfit = start.train(folder, config, device, quiet)[2]
-        _tidy(folder)
     return _validation_scores(start.split, start.account, crossfit.scores)
 
 # %% ../nbs/16_experiments.ipynb #fdc652eb

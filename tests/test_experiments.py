@@ -490,6 +490,57 @@ def test_validation_looks_at_no_test_image_and_says_what_a_run_says(
     assert not list((tmp_path / "scratch").iterdir())
 
 
+def test_validation_leaves_what_lies_in_its_scratch_folder_and_goes_on_there(
+        silk_table, silk_cache, tmp_path, monkeypatch):
+    config = replace(CONFIG, max_epochs=6)
+    (tmp_path / "checkpoint.pt").write_text("mine")
+    whole = validate_experiment(silk_table, config, cache=silk_cache, quiet=True)
+    monkeypatch.setattr("silk_nb.training.time.monotonic", iter(range(0, 10**6, 3)).__next__)
+    plain, saves = os.replace, [0]
+
+    def dying(old, new):
+        plain(old, new)
+        saves[0] += 1
+        if saves[0] == 3:
+            raise KeyboardInterrupt
+
+    def again(**more):
+        return validate_experiment(silk_table, config, cache=silk_cache, scratch=tmp_path,
+                                   quiet=True, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dying)
+        with pytest.raises(KeyboardInterrupt):
+            again()
+    assert list(tmp_path.glob("validate-*/checkpoint.pt"))
+    again(split_seed=5)  # another training in the same folder
+    assert again() == whole
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert (tmp_path / "checkpoint.pt").read_text() == "mine"
+
+
+def test_a_run_that_does_not_name_a_later_setting_is_known_again(run, silk_table, silk_cache,
+                                                                 tmp_path):
+    old = shutil.copytree(run, tmp_path / "old")
+    about = json.loads((old / "config.json").read_text())
+    for later in ("lambda_aux", "members", "logistic_share"):
+        del about["run"][later]
+    (old / "config.json").write_text(json.dumps(about))
+    assert run_experiment(silk_table, old, CONFIG, cache=silk_cache, quiet=True) == read_scores(
+        run / "metrics.json")
+    with pytest.raises(FileExistsError, match=r"run\.members"):
+        run_experiment(silk_table, old, replace(CONFIG, members=2), cache=silk_cache, quiet=True)
+
+
+def test_logits_are_adjusted_after_fine_tuning_too(silk_table, tmp_path):
+    config = replace(CONFIG, trainable=1, max_epochs=1, input_size=48, experiment="LA-post",
+                     batch_size=60)
+    found = validate_experiment(silk_table, config, quiet=True)
+    metrics = run_experiment(silk_table, tmp_path / "run", config, quiet=True)
+    assert read_scores(tmp_path / "run" / "validation.json") == found
+    assert 0 <= metrics["mean_f1"] <= 1
+
+
 def test_weights_of_losses_are_taken_and_refused_where_there_are_none(
         silk_table, silk_cache, run, tmp_path):
     same = replace(CONFIG, lambda_aux=1.0, alpha_sem=0.5)  # as the experiment has them
@@ -499,7 +550,9 @@ def test_weights_of_losses_are_taken_and_refused_where_there_are_none(
     other = replace(CONFIG, lambda_aux=0.1, alpha_sem=0.9).recipe()
     assert (other.lambda_aux, other.alpha_sem, other.alpha_co) == pytest.approx((0.1, 0.9, 0.1))
     for wrong, told in (({"experiment": "C", "lambda_aux": 1.0}, "no clustering loss"),
-                        ({"experiment": "C + sem", "alpha_sem": 0.5}, "not both sem and co"),
+                        ({"experiment": "C + sem", "alpha_sem": 0.5}, "not sem and co alone"),
+                        ({"experiment": "C + co + sem + centre", "alpha_sem": 0.5}, "and co alone"),
+                        ({"members": 2.5}, "1 or more"),
                         ({"lambda_aux": 0.0}, "above 0"), ({"alpha_sem": 1.0}, "between 0 and 1"),
                         ({"members": 0}, "1 or more"), ({"logistic_share": 1.0}, "below 1")):
         with pytest.raises(ValueError, match=told):
