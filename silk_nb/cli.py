@@ -154,6 +154,9 @@ def _add_study(study: argparse.ArgumentParser) -> None:
     study.add_argument("--out", type=Path, default=Path("study"), help="folder (default: study)")
     study.add_argument("--workers", type=_whole, default=1, help="processes here, by Dask")
     study.add_argument("--scheduler", help="address of a Dask scheduler: tcp://…")
+    study.add_argument("--worker-wait", type=_number, default=60.0,
+                       help="seconds that the scheduler may be without any worker, such as while "
+                       "jobs are queued (default: 60)")
     study.add_argument("--wait", type=_number, default=0.0,
                        help="seconds to wait for another study on the folder")
     _add_data(study, but=("seed", "trainable"))
@@ -300,9 +303,9 @@ def _study(args: argparse.Namespace) -> None:
     with _workers(args) as executor:
         try:
             run_study(table, args.out, args.variables, args.experiments, args.seeds,
-                      executor=executor, config=RunConfig("", **chosen), wait=args.wait,
-                      cache=args.cache or default_cache(), device=args.device, quiet=args.quiet,
-                      source=Path(args.data).name)
+                      executor=executor, worker_wait=args.worker_wait, wait=args.wait,
+                      config=RunConfig("", **chosen), cache=args.cache or default_cache(),
+                      device=args.device, quiet=args.quiet, source=Path(args.data).name)
         except UnfinishedStudyError as error:
             failed = error
     if failed is None:

@@ -1063,7 +1063,7 @@ def _group_words(rows: pd.DataFrame, baseline: object, word: str, alpha: float) 
     for chosen, words in (
         (up, f"Better in {word} than {baseline}, beyond chance"),
         (down, f"Worse than {baseline}, beyond chance"),
-        (~rows["real"], "Did not help, as far as these data can tell"),
+        (~rows["real"], f"Not told from {baseline} at this size"),
     ):
         if chosen.any():
             lines.append(f"{words}: {_with_points(rows[chosen], alpha)}.")

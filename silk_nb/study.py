@@ -8,8 +8,10 @@ __all__ = ['plan_study', 'StudyBusyError', 'UnfinishedStudyError', 'refuse_other
            'check_runs', 'run_study']
 
 # %% ../nbs/18_study.ipynb #da77ca5a
+import contextlib
 import hashlib
 import json
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import (FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future,
@@ -86,8 +88,10 @@ class _Plan:
 # %% ../nbs/18_study.ipynb #9e11570f
 def _differences(held: dict, wanted: dict, what: str) -> list[str]:
     """What differs between two headers, in names of settings."""
-    keys = sorted(set(held[what]) | set(wanted[what]))
-    found = [k for k in keys if held[what].get(k) != wanted[what].get(k)]
+    usual = json.loads(json.dumps(asdict(RunConfig(""))))
+    settings = {k: v for k, v in usual.items() if k in wanted[what]} | held[what]  # of an older one
+    keys = sorted(set(settings) | set(wanted[what]))
+    found = [k for k in keys if settings.get(k) != wanted[what].get(k)]
     return found + [k for k in ("data", "features") if held.get(k) != wanted[k]]
 
 
@@ -146,20 +150,35 @@ def hold_folder(
     what: str = "study",  # the file is called {what}.json
 ) -> Iterator[None]:
     """Hold the folder's lock, or say who else is there (`StudyBusyError`)."""
-    folder.mkdir(parents=True, exist_ok=True)
+    lock = _lock(folder, wait, what)
     try:
-        with FileLock(folder / ".lock", timeout=wait):
-            try:
-                for file in filter(is_leftover, folder.iterdir()):
-                    file.unlink()
-                yield
-            finally:
-                if not (folder / f"{what}.json").exists():  # it came to nothing: leave nothing
-                    (folder / ".lock").unlink()
-                    folder.rmdir()
-    except Timeout:
-        raise StudyBusyError(f"another {what} is at work on {folder}: wait until it ends, or look "
-                             f"at its table with collect_{what}.") from None
+        for file in filter(is_leftover, folder.iterdir()):
+            file.unlink()
+        yield
+    finally:
+        if not (folder / f"{what}.json").exists():  # it came to nothing: leave nothing
+            (folder / ".lock").unlink()
+            with contextlib.suppress(OSError):  # somebody else's things came in meanwhile
+                folder.rmdir()
+        lock.release()
+
+
+def _lock(folder: Path, wait: float, what: str) -> FileLock:
+    """The folder's lock, held."""
+    until = time.monotonic() + wait
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=max(0.0, until - time.monotonic()))
+        try:
+            lock.acquire()
+        except Timeout:
+            raise StudyBusyError(f"another {what} is at work on {folder}: wait until it ends, or "
+                                 f"look at its table with collect_{what}.") from None
+        except FileNotFoundError:  # the one before came to nothing and took the folder along
+            continue
+        if (folder / ".lock").exists():
+            return lock
+        lock.release()  # so did it while we waited: what we hold is of no folder
 
 # %% ../nbs/18_study.ipynb #8036de53
 def _runs_of(folder: Path) -> pd.DataFrame:
@@ -265,9 +284,6 @@ def _one_run(table: pd.DataFrame, images: list[str], rejected: pd.DataFrame, fil
     return folder
 
 # %% ../nbs/18_study.ipynb #f3676261
-_PATIENCE = 60.0  # seconds that Dask may be without a worker
-
-
 def _here(jobs: list[tuple]) -> Iterator[tuple[tuple, Exception | None]]:
     """The jobs one after the other, each with what went wrong with it."""
     for job in jobs:
@@ -284,18 +300,21 @@ def _no_workers(executor: Executor) -> bool:
     return hasattr(client, "scheduler_info") and not client.scheduler_info().get("workers")
 
 
-def _as_finished(futures: dict[Future, tuple], executor: Executor) -> Iterator[Future]:
+def _as_finished(futures: dict[Future, tuple], executor: Executor, worker_wait: float
+                 ) -> Iterator[Future]:
     """The futures as they end. `UnfinishedStudyError` when nobody is left to do them."""
-    open_, deserted = set(futures), 0
+    open_, seen = set(futures), time.monotonic()
     while open_:
-        ended, open_ = wait(open_, timeout=_PATIENCE / 6, return_when=FIRST_COMPLETED)
-        deserted = deserted + 1 if not ended and _no_workers(executor) else 0
-        if deserted > 6:
-            raise UnfinishedStudyError(f"there has been no worker for {_PATIENCE:.0f} s")
+        ended, open_ = wait(open_, timeout=min(10.0, worker_wait / 6), return_when=FIRST_COMPLETED)
+        if ended or not _no_workers(executor):
+            seen = time.monotonic()
+        elif time.monotonic() - seen > worker_wait:
+            raise UnfinishedStudyError(f"there has been no worker for {worker_wait:.0f} s")
         yield from ended
 
 # %% ../nbs/18_study.ipynb #4d470b32
-def _elsewhere(jobs: list[tuple], executor: Executor) -> Iterator[tuple[tuple, Exception | None]]:
+def _elsewhere(jobs: list[tuple], executor: Executor, worker_wait: float
+               ) -> Iterator[tuple[tuple, Exception | None]]:
     """The jobs as an executor finishes them. What was not begun is withdrawn on the way out."""
     futures: dict[Future, tuple] = {}
     try:
@@ -303,7 +322,7 @@ def _elsewhere(jobs: list[tuple], executor: Executor) -> Iterator[tuple[tuple, E
             futures = {executor.submit(_one_run, *job): job for job in jobs}
         except (BrokenExecutor, RuntimeError) as error:
             raise UnfinishedStudyError(f"the executor takes no work ({error})") from error
-        for future in _as_finished(futures, executor):
+        for future in _as_finished(futures, executor, worker_wait):
             error = None if future.cancelled() else future.exception()
             if future.cancelled() or isinstance(error, (BrokenExecutor, CancelledError)):
                 raise UnfinishedStudyError("the workers died") from error
@@ -314,7 +333,7 @@ def _elsewhere(jobs: list[tuple], executor: Executor) -> Iterator[tuple[tuple, E
 
 # %% ../nbs/18_study.ipynb #685a1e1b
 def _do_runs(folder: Path, todo: list[dict], plan: _Plan, prepared: Prepared,
-             executor: Executor | None, device: str | None, quiet: bool) -> None:
+             executor: Executor | None, worker_wait: float, device: str | None, quiet: bool) -> None:
     """Do what is missing; the table grows with every run that ends."""
     file = folder / "features.safetensors"
     _store_seen(file, prepared.seen)
@@ -328,7 +347,8 @@ def _do_runs(folder: Path, todo: list[dict], plan: _Plan, prepared: Prepared,
     bar = tqdm(total=len(plan.runs), initial=done, desc="study", unit="run", disable=quiet)
     with bar:
         try:
-            for job, error in _here(jobs) if executor is None else _elsewhere(jobs, executor):
+            for job, error in (_here(jobs) if executor is None
+                               else _elsewhere(jobs, executor, worker_wait)):
                 bar.update()
                 if error is not None:
                     failed.append(f"{Path(job[4]).relative_to(folder.absolute())}: {error}")
@@ -359,7 +379,16 @@ def check_runs(
     todo: Sequence[Mapping],  # variable, experiment and seed of each
     config: RunConfig,  # settings that all share
 ) -> None:
-    """Refuse at once what one of the runs would refuse: splits, batches and networks."""
+    """Refuse at once what one of the runs would refuse: features, colours, splits, batches, networks.
+
+    Raises `ValueError`."""
+    if prepared.seen.inputs is None:
+        raise ValueError("prepared= holds no features: prepare them with a frozen backbone.")
+    if prepared.seen.descriptors is None:
+        coloured = [run["experiment"] for run in todo if find_experiment(run["experiment"]).alpha_co]
+        if coloured:
+            raise ValueError(f"{coloured[0]!r} wants the colours of the images: hand in "
+                             "descriptors=, or leave out what has + co.")
     splits, width = {}, prepared.seen.inputs.shape[1]
     for run in todo:
         what = run["variable"], run["seed"]
@@ -371,7 +400,6 @@ def check_runs(
                 splits[what] = split_annotations(chosen, seed=run["seed"])
         own = {name: run[name] for name in ("variable", "experiment", "seed")}
         build_untrained(splits[what], replace(config, **own).settled(), None, width)
-
 
 # %% ../nbs/18_study.ipynb #ca9a8bff
 def run_study(
@@ -386,6 +414,7 @@ def run_study(
     cache: str | Path | None = None,  # folder for features, such as `default_cache()`
     device: str | None = None,  # None: the GPU where there is one
     executor: Executor | None = None,  # None: in this process
+    worker_wait: float = 60.0,  # seconds that a Dask executor may be without any worker
     source: str = "table",  # what the data are called in reports
     wait: float = 0.0,  # seconds to wait for another study on the folder
     quiet: bool = False,  # no progress bar
@@ -417,7 +446,7 @@ def run_study(
             check_runs(prepared, todo, config)
             if not begun:  # what cannot be has been refused by now
                 write_json(folder / "study.json", header)
-            _do_runs(folder, todo, plan, prepared, executor, device, quiet)
+            _do_runs(folder, todo, plan, prepared, executor, worker_wait, device, quiet)
         results = collect_study(folder)
         write_table(results, folder / "results.csv")
         return results

@@ -578,7 +578,7 @@ def test_words_of_a_clear_winner():
     assert lines[2].startswith("Better in mean F1 than A, beyond chance: B (+")
     assert "C (+" in lines[2] and "D" not in lines[2]
     assert lines[3].startswith("Worse than A, beyond chance: D (−")
-    assert lines[4].startswith("Did not help, as far as these data can tell: E (")
+    assert lines[4].startswith("Not told from A at this size: E (")
     assert "With 900 test objects, differences below about" in lines[5]
     assert lines[6] == "None of these gains costs overall accuracy beyond chance."
     assert "Over 3 pairs of runs" in lines[7] and "3 pairs are too few" in lines[7]

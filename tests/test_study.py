@@ -3,9 +3,11 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -326,13 +328,52 @@ def test_a_variable_without_minority_classes_has_a_page_too(tmp_path):
     assert "even: F1 per class" in page and "even: overall accuracy against" not in page
 
 
-def test_dask_without_workers_says_so(tmp_path, monkeypatch):
+def test_dask_without_workers_says_so(tmp_path):
     distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr(module, "_PATIENCE", 1.0)
     with distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster:
         with distributed.Client(cluster) as client:
             with pytest.raises(UnfinishedStudyError, match="no worker for 1 s; 0 of 1 runs"):
-                study(tmp_path / "s", (["kind"], ["C*"], 1), executor=client.get_executor())
+                study(tmp_path / "s", (["kind"], ["C*"], 1), executor=client.get_executor(),
+                      worker_wait=1.0)
+
+
+def test_missing_colours_or_features_are_refused_before_anything_is_written(tmp_path):
+    for seen, told in ((PREPARED.seen._replace(descriptors=None), "wants the colours"),
+                       (PREPARED.seen._replace(inputs=None), "holds no features")):
+        with pytest.raises(ValueError, match=told):
+            run_study(TABLE, tmp_path / "s", ["kind"], ["C*", "C + co + sem"], 1, config=CONFIG,
+                      prepared=PREPARED._replace(seen=seen), quiet=True)
+        assert not (tmp_path / "s").exists()
+
+
+def test_a_study_that_does_not_name_a_later_setting_is_known_again(whole, tmp_path):
+    old = shutil.copytree(whole[0], tmp_path / "old")
+    about = json.loads((old / "study.json").read_text())
+    for later in ("lambda_aux", "members", "logistic_share"):
+        del about["study"][later]
+    (old / "study.json").write_text(json.dumps(about))
+    assert study(old).equals(collect_study(whole[0]))
+    with pytest.raises(FileExistsError, match="differs in members"):
+        study(old, config=replace(CONFIG, members=2))
+
+
+def test_one_who_waited_for_a_study_that_came_to_nothing_has_a_lock_that_others_see(tmp_path):
+    folder, entered, told = tmp_path / "s", threading.Event(), []
+
+    def second():
+        with module.hold_folder(folder, 10.0):
+            entered.set()
+            with pytest.raises(StudyBusyError):
+                with module.hold_folder(folder, 0.1):
+                    pass
+            told.append((folder / ".lock").exists())
+
+    waiting = threading.Thread(target=second)
+    with module.hold_folder(folder, 0.0):
+        waiting.start()
+        assert not entered.wait(0.3)
+    waiting.join(20)
+    assert told == [True] and not folder.exists()
 
 
 @pytest.mark.parametrize("left", [{"shade": ["C + co + sem"]}, {"kind": ["C*"], "shade": ["C"]},
