@@ -31,6 +31,14 @@ def test_made_up_features_are_the_same_for_a_seed_and_tell_of_the_labels(shared)
     assert means.std(0).mean() > 1.2 * chance.std(0).mean()
 
 
+def test_without_the_lists_it_says_that_it_is_left_out(tmp_path, monkeypatch, capsys):
+    module = script()
+    monkeypatch.setattr(module, "LISTS", tmp_path / "silknow")
+    monkeypatch.setattr(sys, "argv", ["paper_scale.py"])
+    module.main()
+    assert capsys.readouterr().out.startswith("Left out: the label lists of SILKNOW")
+
+
 def test_a_slice_is_measured_and_scaled_up(shared):
     command = [sys.executable, SCRIPT, "--variables", "technique", "--experiments", "C*",
                "C + co + sem", "--seeds", "1", "--epochs", "2", "--share", "0.1"]
