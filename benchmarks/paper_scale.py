@@ -48,7 +48,8 @@ ROWS = 4096  # images made at a time
 
 def read_lists(share: float) -> pd.DataFrame:
     """The label table of the real lists, or a share of its rows."""
-    table = read_annotations([LISTS / f"collection_{name}.txt" for name in ("train", "dev", "test")])
+    lists = [LISTS / f"collection_{name}.txt" for name in ("train", "dev", "test")]
+    table = read_annotations(lists)
     return table if share == 1 else table.sample(frac=share, random_state=0, ignore_index=True)
 
 

@@ -8,11 +8,15 @@ __all__ = ['unit_length', 'pair_distances', 'check_labels', 'semantic_similarity
 
 # %% ../nbs/04_losses.ipynb #d90c9df0
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numba import njit
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from .colour import colour_correlation
 
@@ -27,6 +31,61 @@ def unit_length(
         return full / length.clamp_min(1e-3)
 
 # %% ../nbs/04_losses.ipynb #eb8bc95a
+def _compiled(function: Callable) -> Callable:
+    """Compiled at the first call; kept for later processes where there is a folder for it."""
+    flags = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}  # NaN and infinity stay
+    try:
+        return njit(cache=True, **flags)(function)
+    except RuntimeError:  # neither the package's folder nor the user's may be written to
+        return njit(**flags)(function)
+
+
+def _shared(loop: Callable, size: int, *values: object) -> None:
+    """Run a loop over `size` rows, among threads where there are many of them."""
+    threads = min(torch.get_num_threads(), size // 512)
+    if threads < 2:
+        return loop(*values, 0, 1)
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(loop, *values, first, threads) for first in range(threads)]:
+            done.result()
+
+
+@_compiled
+def _measure(x: np.ndarray, d: np.ndarray, first: int, step: int) -> None:
+    """Distances of every step-th row to those before it, into both places of `d`."""
+    for i in range(first, x.shape[0], step):
+        d[i, i] = 0
+        for j in range(i):
+            square = x.dtype.type(0)
+            for k in range(x.shape[1]):
+                square += (x[i, k] - x[j, k]) ** 2
+            d[i, j] = d[j, i] = np.sqrt(square)
+
+
+class _Distances(torch.autograd.Function):
+    """Distances of all pairs on a processor."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        d = torch.empty(len(x), len(x), dtype=x.dtype)
+        _shared(_measure, len(x), x.detach().contiguous().numpy(), d.numpy())
+        ctx.save_for_backward(x, d)
+        return d
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tensor:
+        x, d = ctx.saved_tensors
+        full, found = x.double(), torch.empty_like(x)
+        step = max(1, 2**23 // max(len(x), 1))  # rows at a time, to keep memory small
+        for rows in torch.arange(len(x)).split(step):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            pull = (grad[part] + grad[:, part].T).double() / d[part]
+            pull.masked_fill_(d[part] == 0, 0)
+            found[part] = pull.sum(1, keepdim=True) * full[part] - pull @ full
+        return found
+
+# %% ../nbs/04_losses.ipynb #2125747f
 def pair_distances(
     embeddings: Tensor,  # N×D float
 ) -> Tensor:  # N×N Euclidean distances, float32 or float64
@@ -40,11 +99,60 @@ def pair_distances(
         full = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
         if not full.numel():  # no image, or no dimension
             return (full @ full.T)
+        if full.device.type == "cpu":
+            return _Distances.apply(full)
         return torch.cdist(full, full, compute_mode="donot_use_mm_for_euclid_dist")
 
 # %% ../nbs/04_losses.ipynb #4793fb12
+@_compiled
+def _count(d: np.ndarray, labels: np.ndarray, margin: float, sums: np.ndarray, slopes: np.ndarray,
+           first: int, step: int) -> None:
+    """Of every step-th anchor: hinge sum, active and all triplets; d(sum)/d(distance)."""
+    size = len(d)
+    place, thresholds, beyond = np.empty(size, np.int64), np.empty(size), np.empty(size + 1)
+    within = np.empty(size + 1, np.int64)
+    for i in range(first, size, step):
+        positives = 0
+        for j in range(size):
+            if labels[j] == labels[i] and j != i:
+                place[positives], thresholds[positives] = j, d[i, j] + margin
+                positives += 1
+        order = np.argsort(thresholds[:positives])
+        beyond[positives], within[:] = 0, 0
+        for k in range(positives - 1, -1, -1):  # sums from the largest threshold down
+            beyond[k] = beyond[k + 1] + thresholds[order[k]]
+        for j in range(size):
+            if labels[j] == labels[i]:
+                continue
+            low, high = 0, positives
+            while low < high:  # the first threshold beyond this negative
+                middle = (low + high) // 2
+                if thresholds[order[middle]] > d[i, j]:
+                    high = middle
+                else:
+                    low = middle + 1
+            active = positives - low
+            sums[i, 0] += beyond[low] - active * d[i, j]
+            sums[i, 1] += active
+            sums[i, 2] += positives
+            within[low] += 1
+            slopes[i, j] = -active
+        reached = 0
+        for k in range(positives):
+            reached += within[k]
+            slopes[i, place[order[k]]] = reached
+
+
+def _triplets_by_loops(d: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """Hinge sum, active and all triplets (float64); d(sum)/d(distance) as whole numbers."""
+    sums, slopes = np.zeros((len(d), 3)), torch.zeros_like(d)
+    codes = labels.to(torch.int64).contiguous().numpy()
+    _shared(_count, len(d), d.detach().contiguous().numpy(), codes, margin, sums, slopes.numpy())
+    return torch.from_numpy(sums.sum(0)), slopes
+
+# %% ../nbs/04_losses.ipynb #0dea67b3
 def _anchor_terms(d: Tensor, same: Tensor, positive: Tensor, margin: float) -> tuple:
-    """Of some anchors: hinge sum (float64), active triplets, d(sum)/d(distance) as whole numbers."""
+    """Of some anchors: hinge sum, active and all triplets; d(sum)/d(distance) as whole numbers."""
     width = d.shape[1]
     ranked, order = d.masked_fill(same, torch.inf).sort(dim=1)
     threshold = torch.where(positive, d + margin, -torch.inf)
@@ -56,7 +164,22 @@ def _anchor_terms(d: Tensor, same: Tensor, positive: Tensor, margin: float) -> t
     beyond = positive.sum(1, keepdim=True) - reached.cumsum(1)[:, :width]
     pushed = torch.zeros_like(active).scatter_(1, order, beyond)
     counts = torch.where(same, active, -pushed)
-    return value, active.sum(), counts.to(d.dtype)
+    triplets = positive.sum(1) * (width - same.sum(1))
+    return torch.stack([value, *(n.sum().double() for n in (active, triplets))]), counts.to(d.dtype)
+
+
+def _triplets_by_tensors(d: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """As `_triplets_by_loops`, on any device."""
+    sums, slopes = torch.zeros(3, dtype=torch.float64, device=d.device), torch.zeros_like(d)
+    step = max(1, 2**23 // max(len(d), 1))  # anchors at a time: memory stays O(N²)
+    for start in range(0, len(d), step):
+        rows = slice(start, start + step)
+        same = labels[rows, None] == labels
+        positive = same.clone()
+        positive[:, rows].fill_diagonal_(False)
+        told, slopes[rows] = _anchor_terms(d[rows], same, positive, margin)
+        sums += told
+    return sums, slopes
 
 
 class _MeanHinge(torch.autograd.Function):
@@ -64,30 +187,20 @@ class _MeanHinge(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, d: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-        size, total, active = len(d), 0.0, 0
-        _, member, members = labels.unique(return_inverse=True, return_counts=True)
-        mine = members[member].double()
-        triplets = float(((mine - 1) * (size - mine)).sum())
-        slopes = torch.zeros_like(d)
-        step = max(1, 2**23 // max(size, 1))  # anchors at a time: memory stays O(N²)
-        for start in range(0, size if triplets else 0, step):
-            rows = slice(start, start + step)
-            same = labels[rows, None] == labels
-            positive = same.clone()
-            positive[:, rows].fill_diagonal_(False)
-            value, reached, slopes[rows] = _anchor_terms(d[rows], same, positive, margin)
-            total, active = total + value, active + reached
-        triplets = max(triplets, 1.0)
+        count = _triplets_by_loops if d.device.type == "cpu" else _triplets_by_tensors
+        (total, active, triplets), slopes = count(d, labels, margin)
+        triplets = triplets.clamp_min(1)
         ctx.save_for_backward(slopes.div_(triplets))
-        share = torch.as_tensor(active / triplets, device=d.device)
+        share = active / triplets
         ctx.mark_non_differentiable(share)
-        return torch.as_tensor(total / triplets, device=d.device).to(d.dtype), share
+        return (total / triplets).to(d.dtype), share
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor, _) -> tuple[Tensor, None, None]:
         return grad * ctx.saved_tensors[0], None, None
 
-# %% ../nbs/04_losses.ipynb #0dea67b3
+# %% ../nbs/04_losses.ipynb #bd841ed7
 def check_labels(
     rows: Tensor,  # N×anything, what the labels belong to
     labels: Tensor,  # N class codes
@@ -102,14 +215,12 @@ def check_labels(
         raise ValueError(f"There are {len(labels)} labels for {len(rows)} {what}.")
 
 
-def _semantic_terms(embeddings: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, ...]:
-    """Loss, share of active triplets, distances."""
-    distances = pair_distances(embeddings)
-    check_labels(embeddings, labels)
+def _semantic_terms(distances: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """Loss, and share of active triplets."""
+    check_labels(distances, labels)
     if not 0 <= margin < float("inf"):
         raise ValueError(f"margin must be a finite number from 0 on, not {margin!r}.")
-    loss, share = _MeanHinge.apply(distances, labels.to(distances.device), float(margin))
-    return loss, share, distances
+    return _MeanHinge.apply(distances, labels.to(distances.device), float(margin))
 
 
 def semantic_similarity_loss(
@@ -123,9 +234,22 @@ def semantic_similarity_loss(
     Nothing is normalised here: hand in f_aux, or `unit_length(features)`. The authors' code
     averages over the active triplets only. Raises `ValueError` for ill-fitting arguments.
     """
-    return _semantic_terms(embeddings, labels, margin)[0]
+    return _semantic_terms(pair_distances(embeddings), labels, margin)[0]
 
 # %% ../nbs/04_losses.ipynb #931f3fca
+def _colour_term(distances: Tensor, descriptors: Tensor, centre: str) -> Tensor:
+    """Eq. 4 from the distances."""
+    if not isinstance(descriptors, Tensor) or descriptors.ndim != 2:
+        raise ValueError("descriptors must be a tensor N×r².")
+    if len(descriptors) != len(distances):
+        raise ValueError(f"There are {len(descriptors)} descriptors for {len(distances)} embeddings.")
+    size = len(distances)
+    with torch.no_grad(), torch.autocast(distances.device.type, enabled=False):
+        margin = 1 - colour_correlation(descriptors, centre=centre).to(distances)
+        margin.fill_diagonal_(0)  # a pair of different images only: the diagonal adds nothing
+    return (distances - margin).abs().sum() / max(size * (size - 1), 1)
+
+
 def colour_similarity_loss(
     embeddings: Tensor,  # N×D float, of unit length in the paper
     descriptors: Tensor,  # N×r² colour descriptors of the same images
@@ -136,16 +260,7 @@ def colour_similarity_loss(
 
     Raises `ValueError` for ill-fitting arguments.
     """
-    distances = pair_distances(embeddings)
-    if not isinstance(descriptors, Tensor) or descriptors.ndim != 2:
-        raise ValueError("descriptors must be a tensor N×r².")
-    if len(descriptors) != len(embeddings):
-        raise ValueError(f"There are {len(descriptors)} descriptors for {len(embeddings)} embeddings.")
-    size = len(distances)
-    with torch.no_grad(), torch.autocast(embeddings.device.type, enabled=False):
-        margin = 1 - colour_correlation(descriptors, centre=centre).to(distances)
-        margin.fill_diagonal_(0)  # a pair of different images only: the diagonal adds nothing
-    return (distances - margin).abs().sum() / max(size * (size - 1), 1)
+    return _colour_term(pair_distances(embeddings), descriptors, centre)
 
 # %% ../nbs/04_losses.ipynb #457121ea
 @torch.no_grad()
@@ -154,7 +269,8 @@ def embedding_diagnostics(
     labels: Tensor,  # N class codes
 ) -> dict[str, float]:  # NaN where the batch has no such pair
     """Share of active triplets, and mean and spread of the distances of pairs."""
-    _, share, distances = _semantic_terms(embeddings, labels, 1.0)
+    distances = pair_distances(embeddings)
+    share = _semantic_terms(distances, labels, 1.0)[1]
     labels = labels.to(distances.device)
     apart = ~torch.eye(len(distances), dtype=torch.bool, device=distances.device)
     same = labels[:, None] == labels
@@ -201,12 +317,14 @@ class AuxiliaryClusteringLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """The unweighted "sem", "co" and others, those of them that have a weight."""
         found = {}
+        if self.alpha_sem or self.alpha_co:
+            distances = pair_distances(embeddings)  # once for both
         if self.alpha_sem:
-            found["sem"] = semantic_similarity_loss(embeddings, labels)
+            found["sem"] = _semantic_terms(distances, labels, 1.0)[0]
         if self.alpha_co:
             if descriptors is None:
                 raise ValueError("alpha_co > 0 wants the colour descriptors of the batch.")
-            found["co"] = colour_similarity_loss(embeddings, descriptors, centre=self.centre)
+            found["co"] = _colour_term(distances, descriptors, self.centre)
         found |= {name: loss(embeddings, labels) for name, loss in self.others.items()}
         return found
 

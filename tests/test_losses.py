@@ -7,6 +7,7 @@ from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.reducers import MeanReducer
 
+import silk_nb.losses as module
 from silk_nb.colour import colour_correlation
 from silk_nb.losses import (
     AuxiliaryClusteringLoss,
@@ -113,6 +114,72 @@ def test_chunks_of_anchors_give_the_same(monkeypatch):
     assert abs(loss - again) <= 1e-12
     gradients = [torch.autograd.grad(part, x)[0] for part in (loss, again)]
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_loops_and_tensors_count_the_same_triplets(seed):
+    x, labels = batch(3000 if seed == 2 else 90, 3, 6, seed)  # 3000: several chunks of anchors
+    d = module.pair_distances(x.detach())
+    sums, slopes = module._triplets_by_loops(d, labels, 1.0)
+    others, other_slopes = module._triplets_by_tensors(d, labels, 1.0)
+    assert torch.equal(slopes, other_slopes) and torch.equal(sums[1:], others[1:])
+    assert sums[0].item() == pytest.approx(others[0].item(), rel=1e-13)
+
+
+def test_threads_change_nothing():
+    x, labels = batch(1100, 8, 5, 0)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            loss = semantic_similarity_loss(x, labels)
+            found.append((loss.detach(), torch.autograd.grad(loss, x)[0]))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0][0], found[1][0]) and torch.allclose(*(g for _, g in found))
+
+
+def test_close_points_keep_their_direction():
+    """In float32 a difference of sums would lose it."""
+    x = torch.tensor([[1.0, 0.0], [1.0, 1e-5], [0.0, 1.0]], requires_grad=True)
+    module.pair_distances(x)[0, 1].backward()
+    assert torch.allclose(x.grad[:2], torch.tensor([[0.0, -1.0], [0.0, 1.0]]), atol=1e-6)
+
+
+def test_on_a_gpu_the_host_waits_for_nothing():
+    """Tensors without values: whatever would ask for one raises."""
+    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+    with FakeTensorMode():
+        x = torch.empty(180, 32, device="cuda", requires_grad=True)
+        labels, colours = (torch.empty(180, device="cuda", dtype=torch.int64),
+                           torch.empty(180, 25, device="cuda"))
+        with pytest.raises(DataDependentOutputException):
+            x.sum().item()
+        total = AuxiliaryClusteringLoss(0.5, 0.5)(unit_length(x), labels, colours)
+        assert total.device.type == "cuda" and total.requires_grad
+
+
+def test_where_no_compiled_code_can_be_kept_it_is_compiled_all_the_same(monkeypatch):
+    plain = module.njit
+
+    def refusing(**flags):
+        if flags.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return plain(**flags)
+
+    monkeypatch.setattr(module, "njit", refusing)
+    doubled = module._compiled(lambda x: 2 * x)
+    assert doubled(4) == 8 and doubled.nopython_signatures
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bool])
+def test_labels_of_any_whole_type_and_rows_in_any_order_in_memory(dtype):
+    x, labels = batch(30, 4, 2, 1)
+    strided = x.detach().T.contiguous().T
+    assert not strided.is_contiguous()
+    assert torch.equal(semantic_similarity_loss(strided, labels.to(dtype)),
+                       semantic_similarity_loss(x, labels))
 
 
 DEGENERATE = {
