@@ -16,11 +16,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.distributed as dist
 from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -30,6 +33,10 @@ from .features import FeatureData, ImageData
 from .losses import TotalLoss, embedding_diagnostics
 from .model import SilkOutput
 from .samplers import ResumableSampler
+from .steps import Alone, Step
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 # %% ../nbs/10_training.ipynb #e61edc0d
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class TrainingConfig:
     patience: int = 8  # epochs without a better one before stopping
     select: str = "validation_loss"  # the lowest, as in the paper, or "validation_mean_f1", highest
     seed: int = 0  # of dropout
+    micro_batch: int | None = None  # images that go through the network at a time; None: the batch
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "weight_decay"):
@@ -52,6 +60,10 @@ class TrainingConfig:
             if getattr(self, name) != int(getattr(self, name)) or getattr(self, name) < 1:
                 raise ValueError(f"{name} must be a whole number from 1 on, "
                                  f"not {getattr(self, name)!r}.")
+        if self.micro_batch is not None and (not isinstance(self.micro_batch, int)
+                                             or self.micro_batch < 1):
+            raise ValueError("micro_batch must be a whole number from 1 on, or None, "
+                             f"not {self.micro_batch!r}.")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, not {self.seed!r}.")
         if self.select not in ("validation_loss", "validation_mean_f1"):
@@ -176,43 +188,32 @@ class CrossFit:
         self.lowest, self.scores = list(state["lowest"]), state["scores"]
 
 # %% ../nbs/10_training.ipynb #14006184
-def _step(network: nn.Module, batch, loss: TotalLoss, device) -> tuple:
-    """Loss, its parts and the output for one batch."""
-    inputs, labels, descriptors = (
-        None if part is None else part.to(device) for part in batch)
-    out = network(inputs)
-    return *loss(out.logits, out.f_aux, labels, descriptors), out, labels
-
-
 def _mean(rows: list[tuple[int, dict[str, float]]], prefix: str) -> dict[str, float]:
     """Means of the parts, weighted by batch size."""
     size = sum(n for n, _ in rows)
     return {prefix + name: sum(n * row[name] for n, row in rows) / size for name in rows[0][1]}
 
 
-def _train_epoch(network, data, loss, sampler, optimiser, device, epoch) -> dict[str, float]:
+def _train_epoch(step, data, sampler, optimiser, epoch) -> dict[str, float]:
     """One pass of the sampler; mean loss and parts."""
-    network.train()
+    step.network.train()
     rows = []
     for number, indices in enumerate(sampler, 1):
-        total, parts, *_ = _step(network, data.batch(indices), loss, device)
-        _check_loss(total, parts, epoch, number)
         optimiser.zero_grad(set_to_none=True)
-        total.backward()
+        total, parts = step.train(data, torch.as_tensor(indices), check=partial(
+            _check_loss, epoch=epoch, batch=number))
         optimiser.step()
         rows.append((len(indices), {"loss": total.item(), **{k: v.item() for k, v in parts.items()}}))
     return _mean(rows, "train_")
 
 # %% ../nbs/10_training.ipynb #62c32458
-@torch.no_grad()
-def _validate(network, data, loss, batch_size, device, epoch
-              ) -> tuple[dict[str, float], SilkOutput]:
+def _validate(step, data, batch_size, epoch) -> tuple[dict[str, float], SilkOutput]:
     """Mean loss and parts, OA, mean F1 and diagnostics on the validation set; its N outputs."""
-    network.eval()
+    step.network.eval()
     rows, f_aux, logits = [], [], []
     order = _mixed_order(len(data))
     for number, indices in enumerate(order.split(batch_size), 1):
-        total, parts, out, _ = _step(network, data.batch(indices), loss, device)
+        total, parts, out = step.evaluate(data, indices)
         _check_loss(total, parts, epoch, number)
         rows.append((len(indices), {"loss": total.item(), **{k: v.item() for k, v in parts.items()}}))
         f_aux.append(out.f_aux)
@@ -243,13 +244,14 @@ def _costs(out, data, loss, sides, batch_size) -> tuple[float, float]:
     return tuple(told)
 
 # %% ../nbs/10_training.ipynb #afd5b1cc
-def _fingerprint(network, train, validation, loss, sampler, config, crossfit) -> str:
+def _fingerprint(network, train, validation, loss, sampler, config, crossfit, processes) -> str:
     """What must be the same for a checkpoint to be gone on with."""
     shapes = {name: list(p.shape) for name, p in network.named_parameters() if p.requires_grad}
     parts = [[type(m).__name__, sorted((k, v) for k, v in vars(m).items() if isinstance(
         v, (int, float, str, dict)) and not k.startswith("_"))] for m in loss.modules()]
     digest = hashlib.sha256(json.dumps(
-        [asdict(config), shapes, parts, type(sampler).__name__, sampler.batch_size]).encode())
+        [asdict(config), shapes, parts, type(sampler).__name__, sampler.batch_size,
+         processes]).encode())
     for value in loss.state_dict().values():
         digest.update(value.cpu().numpy().tobytes())
     if crossfit:
@@ -276,6 +278,14 @@ def _read_checkpoint(path: Path, fingerprint: str) -> dict:
     return state
 
 
+def _of_all(place: "Alone | Accelerator", value: object) -> list:
+    """What every process says, the first one's first."""
+    told = [value] * place.num_processes
+    if place.num_processes > 1:
+        dist.all_gather_object(told, value)
+    return told
+
+
 @contextmanager
 def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Random numbers of dropout from `seed`; the caller's random state is left alone."""
@@ -290,8 +300,8 @@ def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
 class _Progress:
     """What changes from epoch to epoch, and how it is saved and brought back."""
 
-    def __init__(self, network, loss, optimiser, sampler, config, crossfit):
-        self.network, self.loss, self.optimiser = network, loss, optimiser
+    def __init__(self, network, loss, optimiser, sampler, config, crossfit, place):
+        self.network, self.loss, self.optimiser, self.place = network, loss, optimiser, place
         self.sampler, self.config, self.crossfit = sampler, config, crossfit
         if crossfit:
             crossfit.reset()
@@ -328,13 +338,16 @@ class _Progress:
 
     def save(self, path: Path, fingerprint: str) -> None:
         """Write everything to `path`, whole or not at all."""
-        device = next(self.network.parameters()).device
+        device = self.place.device
         cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.empty(0)
+        random = _of_all(self.place, (torch.get_rng_state(), cuda))
+        if not self.place.is_main_process:
+            return
         content = io.BytesIO()  # torch's own writer hides that the disk is full
         torch.save({
             "fingerprint": fingerprint, "network": self._copy(), "best": self.best,
             "loss": self.loss.state_dict(), "optimiser": self.optimiser.state_dict(),
-            "sampler": self.sampler.state_dict(), "random": torch.get_rng_state(), "cuda": cuda,
+            "sampler": self.sampler.state_dict(), "random": random,
             "history": self.history, "waited": self.waited, "lowest": self.lowest,
             "best_epoch": self.best_epoch,
             "crossfit": self.crossfit.state_dict() if self.crossfit else None}, content)
@@ -347,10 +360,10 @@ class _Progress:
         self.loss.load_state_dict(state["loss"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.sampler.load_state_dict(state["sampler"])
-        torch.set_rng_state(state["random"])
-        if state["cuda"].numel():
-            device = next(self.network.parameters()).device
-            torch.cuda.set_rng_state(state["cuda"], device)
+        random, cuda = state["random"][self.place.process_index]
+        torch.set_rng_state(random)
+        if cuda.numel():
+            torch.cuda.set_rng_state(cuda, self.place.device)
         self.history, self.best = state["history"], state["best"]
         self.waited, self.lowest = state["waited"], state["lowest"]
         self.best_epoch = state["best_epoch"]
@@ -393,38 +406,46 @@ def fit(
     checkpoint_seconds: float = 2.0,  # least time between two checkpoints
     crossfit: CrossFit | None = None,  # over `validation`; holds its fair scores afterwards
     device: str | torch.device = "cpu",
+    accelerator: "Accelerator | None" = None,  # of accelerate, in place of `device`
     quiet: bool = False,  # no progress bar
 ) -> pd.DataFrame:  # one row per epoch: losses and parts, validation scores, diagnostics, `best`
     """Train until no epoch was better for `patience` epochs; keep the weights of the best one.
 
-    The same seeds give the same result on a CPU, to the bit, also after an interruption.
-    Raises `NonFiniteLossError`, and `ValueError` for a checkpoint of another training.
+    The same seeds give the same result on a CPU, to the bit, also after an interruption. Several
+    processes share each batch and train the same weights. Raises `NonFiniteLossError`, and
+    `ValueError` for a checkpoint of another training, fp16, or batches that cannot be shared.
     """
-    config, device = config or TrainingConfig(), torch.device(device)
-    network.to(device)
-    loss.to(device)
+    config, place = config or TrainingConfig(), accelerator or Alone(device)
+    if getattr(place, "mixed_precision", "no") == "fp16":
+        raise ValueError("fp16 makes small gradients vanish: use bf16 or no mixed precision.")
+    loss.to(place.device)
+    step = Step(place.prepare(network), loss, place, config.micro_batch)
+    network = place.unwrap_model(step.network)
     optimiser = _optimiser(network, loss, config)
-    progress = _Progress(network, loss, optimiser, sampler, config, crossfit)
+    progress = _Progress(network, loss, optimiser, sampler, config, crossfit, place)
     saved, told = time.monotonic(), False
     path = None if checkpoint is None else Path(checkpoint)
-    mark = path and _fingerprint(network, train, validation, loss, sampler, config, crossfit)
-    with _own_randomness(config.seed, device):
+    mark = path and _fingerprint(network, train, validation, loss, sampler, config, crossfit,
+                                 place.num_processes)
+    with _own_randomness(config.seed + 10**6 * place.process_index, place.device):
         if path and path.exists():
             progress.load(_read_checkpoint(path, mark))
+        place.wait_for_everyone()
         epochs = range(len(progress.history) + 1, config.max_epochs + 1)
-        with tqdm(epochs, desc="training", unit="epoch", disable=quiet) as bar:
+        silent = quiet or not place.is_main_process
+        with tqdm(epochs, desc="training", unit="epoch", disable=silent) as bar:
             for epoch in bar:
                 if progress.waited >= config.patience:
                     break
                 progress.announce(epoch - 1)
-                row = {"epoch": epoch, **_train_epoch(
-                    network, train, loss, sampler, optimiser, device, epoch)}
-                more, out = _validate(network, validation, loss, sampler.batch_size, device, epoch)
-                row |= more
+                row = {"epoch": epoch, **_train_epoch(step, train, sampler, optimiser, epoch)}
+                more, out = _validate(step, validation, sampler.batch_size, epoch)
+                row = _of_all(place, row | more)[0]  # all must stop at the same epoch
                 progress.record(row, out, validation)
                 told = _warn_of_collapse(row, told)
                 bar.set_postfix({k: f"{v:.3f}" for k, v in row.items() if "_loss" in k or "_f1" in k})
-                if path and time.monotonic() - saved >= checkpoint_seconds:
+                due = path and time.monotonic() - saved >= checkpoint_seconds
+                if _of_all(place, due)[0]:
                     progress.save(path, mark)
                     saved = time.monotonic()
     network.load_state_dict(progress.best)

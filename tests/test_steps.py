@@ -1,0 +1,196 @@
+"""A batch at once, in pieces, and shared by processes: the same loss, gradient and weights."""
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import nn
+
+from silk_nb.features import FeatureData
+from silk_nb.losses import TotalLoss
+from silk_nb.model import SilkHead, SilkOutput
+from silk_nb.samplers import ClassBalancedBatchSampler
+from silk_nb.steps import Alone, Step, share_of
+from silk_nb.training import CrossFit, TrainingConfig, fit, halve
+
+
+def made_up(counts, seed):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    centres = torch.randn(len(counts), 16, generator=torch.Generator().manual_seed(9))
+    colours = torch.rand(len(labels), 25, generator=generator)
+    return FeatureData(centres[labels] + 1.3 * torch.randn(len(labels), 16, generator=generator),
+                       labels, colours)
+
+
+TRAIN, VALIDATION = made_up([90, 41, 3], 0), made_up([40, 20, 3], 1)  # a class of three images
+WEIGHTS = (1.0, 1.0, 0.5, 0.5)
+
+
+def head(dropout=0.0):
+    return SilkHead(16, 3, task_fc=(32, 8), dropout=dropout, seed=4)
+
+
+def trained(folder, place=None, epochs=4, **more):
+    """Weights, history and fair scores after a short training."""
+    network, crossfit = head(more.pop("dropout", 0.0)), CrossFit(VALIDATION.labels,
+                                                                 halve(VALIDATION.labels))
+    history = fit(network, TRAIN, VALIDATION, loss=TotalLoss(*WEIGHTS), quiet=True,
+                  crossfit=crossfit, accelerator=place,
+                  sampler=ClassBalancedBatchSampler(TRAIN.labels, 31, seed=2,
+                                                    allow_imbalanced=True),
+                  config=TrainingConfig(max_epochs=epochs, patience=99, seed=5),
+                  checkpoint=Path(folder) / "checkpoint.pt", checkpoint_seconds=0, **more)
+    return {"weights": network.state_dict(), "history": history.to_dict("list"),
+            "scores": crossfit.scores}
+
+
+def _process(rank, world, port, folder):
+    """What each of several processes does; the first writes down what it found."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank),
+                   "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "ACCELERATE_USE_CPU": "1"}
+    from accelerate import Accelerator
+
+    torch.set_num_threads(1)
+    place, found, indices = Accelerator(cpu=True), {}, torch.randperm(
+        134, generator=torch.Generator().manual_seed(0))[:61]
+    assert place.num_processes == world
+    for name, micro in (("at once", None), ("pieces", 7)):
+        network = head()
+        step = Step(place.prepare(network), TotalLoss(*WEIGHTS), place, micro)
+        total, _ = step.train(TRAIN, indices)
+        found[name] = total, [p.grad for p in network.parameters()]
+        assert torch.equal(step.evaluate(TRAIN, indices)[0], total)
+        assert len(step.evaluate(TRAIN, indices[:1])[2].logits) == 1  # fewer than processes
+    found["trained"] = trained(Path(folder) / "whole", place)
+    network = head(0.5)
+    with pytest.raises(ValueError, match="fewer processes"):
+        Step(network, TotalLoss(), place).train(TRAIN, indices[:world - 1])
+
+    class Killed(BaseException):
+        pass
+
+    plain, epochs = Step.evaluate, [0]
+
+    def dying(*given):
+        epochs[0] += 1
+        if epochs[0] == 7:  # in the middle of an epoch
+            raise Killed
+        return plain(*given)
+
+    dropping = {"dropout": 0.5, "epochs": 5}
+    found["dropout"] = trained(Path(folder) / "dropout", place, **dropping)
+    Step.evaluate = dying
+    with pytest.raises(Killed):
+        trained(Path(folder) / "cut", place, **dropping)
+    Step.evaluate = plain
+    assert (Path(folder) / "cut" / "checkpoint.pt").exists()
+    found["resumed"] = trained(Path(folder) / "cut", place, **dropping)
+    if place.is_main_process:
+        torch.save(found, Path(folder) / "found.pt")
+    place.wait_for_everyone()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("alone"))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_several_processes_train_what_one_trains(world, alone, tmp_path):
+    for name in ("whole", "dropout", "cut"):
+        (tmp_path / name).mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_process, (world, port, str(tmp_path)), nprocs=world)
+    found = torch.load(tmp_path / "found.pt", weights_only=False)
+
+    network, indices = head(), torch.randperm(
+        134, generator=torch.Generator().manual_seed(0))[:61]
+    total, _ = Step(network, TotalLoss(*WEIGHTS), Alone()).train(TRAIN, indices)
+    for name in ("at once", "pieces"):
+        assert torch.allclose(found[name][0], total, atol=1e-6)
+        for ours, parameter in zip(found[name][1], network.parameters(), strict=True):
+            assert torch.allclose(ours, parameter.grad, atol=1e-6)
+    for name, value in alone["weights"].items():
+        assert torch.allclose(found["trained"]["weights"][name], value, atol=1e-6), name
+    assert torch.allclose(found["trained"]["scores"], alone["scores"], atol=1e-6)
+    for name, values in alone["history"].items():
+        assert found["trained"]["history"][name] == pytest.approx(values, abs=1e-5), name
+    # not to the bit: the order in which processes add up gradients is set anew at a start
+    for name, values in found["dropout"]["history"].items():
+        assert found["resumed"]["history"][name] == pytest.approx(values, abs=1e-6), name
+    for name, value in found["dropout"]["weights"].items():
+        assert torch.allclose(found["resumed"]["weights"][name], value, atol=1e-6), name
+
+
+@pytest.mark.parametrize("micro", [1, 7, 30, 61])
+def test_pieces_give_the_gradient_of_the_whole_batch(micro):
+    found = []
+    for size in (None, micro):
+        network = head().double()
+        data = FeatureData(TRAIN.features.double(), TRAIN.labels, TRAIN.descriptors.double())
+        step = Step(network, TotalLoss(*WEIGHTS), Alone(), size)
+        step._forward = lambda data, at, network=network: SilkOutput(*network(
+            data.batch(at).inputs))  # float64 all the way
+        total, _ = step.train(data, torch.arange(0, 122, 2))
+        found.append((total, [p.grad for p in network.parameters()]))
+    assert found[0][0].item() == pytest.approx(found[1][0].item(), abs=1e-12)
+    for one, two in zip(found[0][1], found[1][1], strict=True):
+        assert torch.allclose(one, two, atol=1e-12)
+
+
+def test_pieces_meet_the_same_dropout_twice():
+    """Else the gradient would be one of other outputs than those that the loss has seen."""
+    seen = []
+
+    class Watched(SilkHead):
+        def forward(self, features):
+            out = super().forward(features)
+            seen.append(out.logits.detach().clone())
+            return out
+
+    network = Watched(16, 3, task_fc=(32, 8), dropout=0.6, seed=4)
+    torch.manual_seed(0)
+    Step(network, TotalLoss(*WEIGHTS), Alone(), 20).train(TRAIN, torch.arange(60))
+    assert len(seen) == 6 and all(map(torch.equal, seen[:3], seen[3:]))
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_a_micro_batch_is_a_setting_of_the_training(tmp_path):
+    found = [fit(head(), TRAIN, VALIDATION, loss=TotalLoss(*WEIGHTS), quiet=True,
+                 sampler=ClassBalancedBatchSampler(TRAIN.labels, 30, seed=2, allow_imbalanced=True),
+                 config=TrainingConfig(max_epochs=3, micro_batch=size)) for size in (None, 8)]
+    for name in ("train_loss", "validation_loss"):
+        assert found[0][name].tolist() == pytest.approx(found[1][name].tolist(), abs=1e-5)
+    with pytest.raises(ValueError, match="micro_batch must be a whole number"):
+        TrainingConfig(micro_batch=0)
+
+
+def test_running_batch_norm_is_refused_in_pieces():
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.head = nn.BatchNorm1d(16), head()
+
+        def forward(self, features):
+            return self.head(self.norm(features))
+
+    network = Normed()
+    Step(network, TotalLoss(), Alone(), 70).train(TRAIN, torch.arange(60))  # one piece
+    with pytest.raises(ValueError, match="the batch norm 'norm' takes its statistics"):
+        Step(network, TotalLoss(), Alone(), 20).train(TRAIN, torch.arange(60))
+    network.norm.eval()
+    Step(network, TotalLoss(), Alone(), 20).train(TRAIN, torch.arange(60))
+
+
+@pytest.mark.parametrize("size", [4, 61, 180])
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_shares_are_the_batch(size, processes):
+    parts = [share_of(torch.arange(size), k, processes) for k in range(processes)]
+    assert torch.cat(parts).tolist() == list(range(size))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
