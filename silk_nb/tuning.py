@@ -412,7 +412,7 @@ class _Search:
                 split_seed=self.start.seed, device=self.device, quiet=True)["mean_f1"]}
         except (NonFiniteLossError, ValueError) as error:
             found = {"failed": " ".join(str(error).split())}
-        except (MemoryError, RuntimeError) as error:  # no fault of the settings: nothing is noted
+        except (MemoryError, RuntimeError) as error:  # nothing is noted: it can be done again
             if not _no_memory(error):
                 raise
             raise UnfinishedStudyError(_memory_words(trial, config, self.device)) from error
@@ -860,13 +860,13 @@ def plot_course(
     *,
     ax: Axes | None = None,  # where to draw; a new figure by default
 ) -> Axes:
-    """Validation mean F1 from trial to trial, and the best so far."""
+    """Validation mean F1 from trial to trial, and the highest so far."""
     if ax is None:
         _, ax = plt.subplots(figsize=(5, 3.4), layout="constrained")
     _mark(ax, table, table["trial"])
     course = table.sort_values("trial")
     ax.step(course["trial"], 100 * course["validation_mean_f1"].cummax(), where="post", zorder=2,
-            color=sns.color_palette("colorblind")[2], label="best so far")
+            color=sns.color_palette("colorblind")[2], label="highest so far")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="trial", ylabel="validation mean F1 in %")
     return ax

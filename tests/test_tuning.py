@@ -601,8 +601,8 @@ def judged(monkeypatch, *, fails=(), luck=0.0, **settings):
 def test_words_say_what_was_gained_with_seeds_that_chose_nothing(tmp_path, monkeypatch):
     found = search(tmp_path / "gain", **judged(monkeypatch, luck=-0.05))
     words = " ".join(tuning_words(found))
-    assert (f"Trial {found['trial'][0]} is the best, with a mean F1 of 48.0 % on the validation set; "
-            "the configuration as given has 40.0 %, so 8.0 points were gained.") in words
+    assert (f"Trial {found['trial'][0]} is the best, with a mean F1 of 48.0 % on the validation "
+            "set; the configuration as given has 40.0 %, so 8.0 points were gained.") in words
     assert "These are means over two fresh seeds" in words
     assert "had 50.0 %, 2.0 points more: about so much was luck" in words
     assert "test images have not been" in words and "nan" not in words
