@@ -61,7 +61,7 @@ class StudyBusyError(RuntimeError):
 
 
 class UnfinishedStudyError(RuntimeError):
-    """Some runs of a study could not be done; those that are done are kept."""
+    """Some runs of a study or a tuning could not be done; those that are done are kept."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import errno
 import json
 import math
 import shutil
+import sqlite3
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -31,10 +33,10 @@ from tqdm.auto import tqdm
 from .annotations import atomic_write, choose_variable, write_table
 from .experiments import (Prepared, RunConfig, data_fingerprint, find_device, prepare,
                                  read_json, validate_experiment, versions, write_json)
-from .model import Backbone
+from .model import Backbone, SilkHead
 from .recipes import find_experiment
-from .study import (check_libraries, check_runs, hold_folder, read_header, refuse_other,
-                           refuse_other_features, seen_digest)
+from .study import (UnfinishedStudyError, check_libraries, check_runs, hold_folder,
+                           read_header, refuse_other, refuse_other_features, seen_digest)
 from .training import CollapseWarning, NonFiniteLossError
 
 # %% ../nbs/20_tuning.ipynb #aac6a707
@@ -58,6 +60,10 @@ class Between:
     def nearest(self, value: float) -> float:
         """The value of the range that comes nearest, rounded to three digits."""
         return float(min(max(float(f"{value:.3g}"), self.low), self.high))
+
+    def ends(self) -> tuple[float, float]:
+        """The extreme values."""
+        return self.low, self.high
 
     def parameters(self, optuna: ModuleType, name: str, value: float) -> dict:
         """Optuna's name, range and value of each number that it takes."""
@@ -89,6 +95,10 @@ class Layers:
     def _power(self, nodes: int) -> int:
         return min(max(2 ** round(math.log2(nodes)), self.least), self.largest)
 
+    def ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The smallest network and the largest."""
+        return (self.least,) * self.fewest, (self.largest,) * self.most
+
     def parameters(self, optuna: ModuleType, name: str, value: Sequence[int]) -> dict:
         """Optuna's name, range and value of each number that it takes."""
         kind = optuna.distributions.IntDistribution
@@ -114,6 +124,10 @@ class _Choices:
         """A value that Optuna suggests."""
         texts = self._texts()
         return texts[trial.suggest_categorical(name, list(texts))]
+
+    def ends(self) -> tuple:
+        """All of them: none lies between others."""
+        return self.values
 
     def parameters(self, optuna: ModuleType, name: str, value: object) -> dict:
         """Optuna's name, range and value."""
@@ -161,20 +175,37 @@ def _given(start: RunConfig, names: Sequence[str]) -> dict:
     return {name: getattr(experiment, name) if value is None and hasattr(experiment, name) else value
             for name, value in own.items()}
 
+# %% ../nbs/20_tuning.ipynb #0f059a6f
+def _check_config(config: RunConfig) -> None:
+    """Build whatever reads the settings. `ValueError`, or `TypeError`, for what cannot be."""
+    settled = config.settled()
+    settled.training()
+    SilkHead(1, 2, task_fc=settled.task_fc, dropout=settled.dropout, cosine=settled.recipe().cosine,
+             seed=0)
+
 
 def _checked_space(space: Space, start: RunConfig) -> dict[str, Between | Layers | _Choices]:
     """The space with choices as such. Raises `ValueError` for what cannot be varied."""
-    default_space(start)  # refuses what trains no network
+    experiment = find_experiment(start.experiment)
     known = [field.name for field in fields(RunConfig) if field.name not in _FIXED]
     if not space:
         raise ValueError("there is nothing to vary: a space wants one setting at least.")
     if unknown := [name for name in space if name not in known]:
         raise ValueError(f"{unknown[0]!r} is no setting that can be tuned; there are "
                          f"{', '.join(known)}.")
+    if "select" in space and experiment.classification == "LDAM-DRW":
+        raise ValueError("select cannot be varied for LDAM-DRW: its loss changes its meaning on the "
+                         "way, so its epochs can only be compared by the validation mean F1.")
     given = _given(start, list(space))
-    return {name: _checked_values(name, values, given[name],
-                                  bool(find_experiment(start.experiment).lambda_aux))
-            for name, values in sorted(space.items(), key=lambda item: known.index(item[0]))}
+    checked = {name: _checked_values(name, values, given[name], bool(experiment.lambda_aux))
+               for name, values in sorted(space.items(), key=lambda item: known.index(item[0]))}
+    for name, values in checked.items():
+        for value in values.ends():
+            try:
+                _check_config(replace(start, **{name: value}))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name} cannot be {value!r}: {error}") from error
+    return checked
 
 
 def _checked_values(name: str, values: object, given: object, clustering: bool
@@ -235,10 +266,10 @@ class _Trial:
     number: int
     settings: dict
     finished: bool
-    value: float | None  # mean over the seeds of the validation mean F1; None: failed or at work
+    value: float | None  # validation mean F1 over the search's seeds; None: failed or at work
     runs: dict[int, dict]  # seed -> mean_f1 or failed, seconds
 
-
+# %% ../nbs/20_tuning.ipynb #471061ff
 class _Store:
     """Optuna's study in `trials.db`."""
 
@@ -246,6 +277,8 @@ class _Store:
         self.file = folder / "trials.db"
         with _storing(self.file):
             if not self.file.exists():
+                for left in folder.glob(".trials.*.db-journal"):  # by one that was killed just here
+                    left.unlink()
                 with atomic_write(self.file) as part:  # a kill leaves no half-made tables
                     self._study(part, new=True)
             self.study = self._study(self.file)
@@ -255,7 +288,9 @@ class _Store:
         optuna = check_optuna()
         if not new and file.read_bytes()[:15] != b"SQLite format 3":
             raise ValueError(f"{file} is damaged: it is not a database.")
-        storage = optuna.storages.RDBStorage(f"sqlite:///{file.absolute()}")
+        path = file.absolute()  # not part of the URL, where ?, # and % would mean something else
+        storage = optuna.storages.RDBStorage("sqlite:///trials.db", engine_kwargs={
+            "creator": lambda: sqlite3.connect(path, check_same_thread=False)})
         if new:
             optuna.create_study(storage=storage, study_name="tuning", direction="maximize")
             storage.remove_session()
@@ -275,9 +310,14 @@ class _Store:
                             if key.split("/")[0] == str(t.number)})
                     for t in self.study.get_trials(deepcopy=False)]
 
+    def _withdraw(self) -> None:
+        """What was chosen before is no longer known to be the best."""
+        self.file.with_name("best.json").unlink(missing_ok=True)
+
     def begin(self, settings: dict, parameters: Mapping[str, tuple]) -> None:
         """A new trial, written in one piece."""
         optuna = check_optuna()
+        self._withdraw()
         with _storing(self.file):
             self.study.add_trial(optuna.trial.create_trial(
                 state=optuna.trial.TrialState.RUNNING, user_attrs={"settings": settings},
@@ -286,12 +326,14 @@ class _Store:
 
     def note(self, number: int, seed: int, run: dict) -> None:
         """What came of one seed of a trial."""
+        self._withdraw()
         with _storing(self.file):
             self.study.set_user_attr(f"{number}/{seed}", run)
 
     def end(self, number: int, value: float | None) -> None:
         """The trial's result; None: it failed."""
         optuna = check_optuna()
+        self._withdraw()
         with _storing(self.file):
             if value is None:
                 self.study.tell(number, state=optuna.trial.TrialState.FAIL)
@@ -327,6 +369,23 @@ def _propose(store: _Store, space: Mapping, seed: int) -> dict:
         return {name: values.draw(trial, name) for name, values in space.items()}
 
 # %% ../nbs/20_tuning.ipynb #1c59287e
+def _no_memory(error: Exception) -> bool:
+    """Whether memory ran out, which PyTorch tells by a plain `RuntimeError` on the CPU."""
+    said = ("out of memory", "can't allocate memory", "not enough memory")
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return known or any(words in str(error).lower() for words in said)
+
+
+def _memory_words(trial: _Trial, config: RunConfig, device: str) -> str:
+    """What can be done where a trial does not fit into memory."""
+    elsewhere = "" if device == "cpu" else ", or take device='cpu'"
+    nodes = ", ".join(map(str, config.task_fc)) or "none"
+    return (f"there is not enough memory on {device} for trial {trial.number} (nodes of its layers: "
+            f"{nodes}); what was done before it is kept. Make room by ending other programs{elsewhere}; "
+            "then the same call goes on with this trial. If it can never fit, begin a search in a new "
+            "folder, with a smaller batch or fewer nodes.")
+
+# %% ../nbs/20_tuning.ipynb #288aa44c
 @dataclass(frozen=True)
 class _Search:
     """Everything that stays the same from trial to trial."""
@@ -351,11 +410,24 @@ class _Search:
             found = {"mean_f1": validate_experiment(
                 self.table, replace(config, seed=seed), prepared=self.prepared, scratch=scratch,
                 split_seed=self.start.seed, device=self.device, quiet=True)["mean_f1"]}
-        except (NonFiniteLossError, ValueError, torch.OutOfMemoryError) as error:
+        except (NonFiniteLossError, ValueError) as error:
             found = {"failed": " ".join(str(error).split())}
+        except (MemoryError, RuntimeError) as error:  # nothing is noted: it can be done again
+            if not _no_memory(error):
+                raise
+            raise UnfinishedStudyError(_memory_words(trial, config, self.device)) from error
         found["seconds"] = time.monotonic() - began
         self.store.note(trial.number, seed, found)
         shutil.rmtree(scratch, ignore_errors=True)
+        return found
+
+    def judge_all(self, trial: _Trial, seeds: Sequence[int]) -> list[float | None]:
+        """Mean F1 of each seed, up to the first that fails, which is None."""
+        found = []
+        for seed in seeds:
+            found.append(self.judge(trial, seed).get("mean_f1"))
+            if found[-1] is None:
+                break
         return found
 
     def next_trial(self) -> _Trial:
@@ -371,21 +443,29 @@ class _Search:
         return self.store.trials()[-1]
 
     def do_trial(self) -> None:
-        """Judge one trial by all seeds, up to the first that fails."""
-        trial, found = self.next_trial(), []
-        for seed in range(self.start.seed, self.start.seed + self.seeds):
-            found.append(self.judge(trial, seed).get("mean_f1"))
-            if found[-1] is None:
-                break
+        """Judge one trial by the seeds of the search."""
+        trial = self.next_trial()
+        found = self.judge_all(trial, range(self.start.seed, self.start.seed + self.seeds))
         self.store.end(trial.number, None if None in found else float(np.mean(found)))
 
 # %% ../nbs/20_tuning.ipynb #e5918335
-_FRESH = 2  # seeds that confirm
+class _Seeds(NamedTuple):
+    """What each seed is for."""
+
+    search: range  # judge every trial
+    choice: range  # judge the best of the search once more
+    report: range  # tell what was gained; they choose nothing
 
 
-def _fresh_seeds(first: int, seeds: int) -> range:
-    """Seeds that no trial was chosen by."""
-    return range(first + seeds, first + seeds + _FRESH)
+def _seeds_from(first: int, seeds: int) -> _Seeds:
+    """One fresh seed for the choice and two for the report, behind those of the search."""
+    starts = first, first + seeds, first + seeds + 1, first + seeds + 3
+    return _Seeds(*map(range, starts[:-1], starts[1:]))
+
+
+def _mean(trial: _Trial, seeds: Sequence[int]) -> float:
+    """Mean F1 over the seeds; NaN where one is missing or failed."""
+    return float(np.mean([trial.runs.get(seed, {}).get("mean_f1", math.nan) for seed in seeds]))
 
 
 def _finalists(trials: Sequence[_Trial], confirm: int) -> list[_Trial]:
@@ -395,14 +475,37 @@ def _finalists(trials: Sequence[_Trial], confirm: int) -> list[_Trial]:
     return [*best, *(t for t in judged if not t.number)] if best else []
 
 
+def _falling(value: float | None) -> float:
+    """A key that sorts the highest first, and what is missing last."""
+    return math.inf if value is None or math.isnan(value) else -value
+
+
+def _best_first(trials: Sequence[_Trial], seeds: _Seeds, confirm: int
+                ) -> list[tuple[_Trial, float]]:
+    """The finished trials with their mean over the seeds of search and choice (finalists only)."""
+    among = {t.number for t in _finalists(trials, confirm)}
+    means = [(t, _mean(t, [*seeds.search, *seeds.choice]) if t.number in among else math.nan)
+             for t in trials if t.finished]
+    return sorted(means, key=lambda item: (_falling(item[1]), _falling(item[0].value),
+                                           item[0].number))
+
+
+def _reported(trials: Sequence[_Trial], seeds: _Seeds, confirm: int) -> list[_Trial]:
+    """The chosen trial, and the configuration as given beside it."""
+    if not _finalists(trials, confirm):
+        return []
+    best = _best_first(trials, seeds, confirm)[0][0]
+    return [best, *(t for t in trials if t.value is not None and not t.number and best.number)]
+
+# %% ../nbs/20_tuning.ipynb #1f60374d
 def _do_search(search: _Search, trials: int, quiet: bool) -> None:
     """Do what is missing; the table grows with every trial that ends."""
     done = search.store.trials()
     many = max(trials, len(done))
-    again = min(search.confirm, many - 1) + 1 if search.confirm and many > 1 else 0
+    again = min(search.confirm, many - 1) + 3 if search.confirm and many > 1 else 0
     bar = tqdm(total=many + again, desc="tuning", unit="trial", disable=quiet,
                initial=sum(t.finished for t in done))
-    fresh = _fresh_seeds(search.start.seed, search.seeds)
+    seeds = _seeds_from(search.start.seed, search.seeds)
     with bar:
         while len(done) < trials or not done[-1].finished:
             search.do_trial()
@@ -412,8 +515,10 @@ def _do_search(search: _Search, trials: int, quiet: bool) -> None:
             values = [t.value for t in done if t.value is not None]
             bar.set_postfix(best=f"{max(values):.3f}" if values else "–")
         for trial in _finalists(done, search.confirm):
-            for seed in fresh:
-                search.judge(trial, seed)
+            search.judge_all(trial, seeds.choice)
+            bar.update()
+        for trial in _reported(search.store.trials(), seeds, search.confirm):
+            search.judge_all(trial, seeds.report)
             bar.update()
     shutil.rmtree(search.scratch, ignore_errors=True)
 
@@ -427,30 +532,33 @@ def _write_table(search: _Search) -> None:
     write_table(table, search.store.file.parent / "trials.csv")
 
 # %% ../nbs/20_tuning.ipynb #505bbb6f
-def _fresh_mean(trial: _Trial, seeds: Sequence[int]) -> float:
-    """Mean F1 of the fresh seeds; NaN where one is missing or failed."""
-    found = [trial.runs.get(seed, {}).get("mean_f1", math.nan) for seed in seeds]
-    return float(np.mean(found))
+def _why(trial: _Trial, seeds: _Seeds, fresh: Sequence[int]) -> str:
+    """Why the trial failed, in the search or with a fresh seed; empty where it did not."""
+    failed = {seed: trial.runs[seed]["failed"] for seed in (*seeds.search, *fresh)
+              if "failed" in trial.runs.get(seed, {})}
+    return next((words if seed in seeds.search else f"fresh seed {seed}: {words}"
+                 for seed, words in failed.items()), "")
 
 
 def _ranked(trials: Sequence[_Trial], names: Sequence[str], first: int, seeds: int, confirm: int
             ) -> pd.DataFrame:
     """One row per finished trial, best first."""
-    own, fresh = range(first, first + seeds), _fresh_seeds(first, seeds)
-    asked, rows = {t.number for t in _finalists(trials, confirm)}, []
-    for trial in (t for t in trials if t.finished):
-        runs = [trial.runs[seed] for seed in own if seed in trial.runs]
+    plan, rows = _seeds_from(first, seeds), []
+    among = {t.number for t in _finalists(trials, confirm)}
+    told = {t.number for t in _reported(trials, plan, confirm)}
+    for trial, mean in _best_first(trials, plan, confirm):
+        fresh = [*(plan.choice if trial.number in among else ()),
+                 *(plan.report if trial.number in told else ())]
         rows.append({
             "trial": trial.number, **{name: trial.settings[name] for name in names},
             "validation_mean_f1": math.nan if trial.value is None else trial.value,
-            "fresh_mean_f1": _fresh_mean(trial, fresh) if trial.number in asked else math.nan,
-            "seconds": sum(run["seconds"] for run in runs),
+            "confirmed_mean_f1": mean,
+            "fresh_mean_f1": _mean(trial, plan.report) if trial.number in told else math.nan,
+            "seconds": sum(trial.runs[seed]["seconds"] for seed in plan.search if seed in trial.runs),
             "state": "failed" if trial.value is None else "done",
-            "reason": next((run["failed"] for run in runs if "failed" in run), "")})
-    columns = ["trial", *names, "validation_mean_f1", "fresh_mean_f1", "seconds", "state", "reason"]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.sort_values(["fresh_mean_f1", "validation_mean_f1", "trial"],
-                             ascending=[False, False, True], ignore_index=True)
+            "reason": _why(trial, plan, fresh)})
+    return pd.DataFrame(rows, columns=["trial", *names, "validation_mean_f1", "confirmed_mean_f1",
+                                       "fresh_mean_f1", "seconds", "state", "reason"])
 
 
 def collect_tuning(
@@ -467,17 +575,20 @@ def collect_tuning(
     return _ranked(trials, list(held["space"]), held["seed"], held["seeds"], held["confirm"])
 
 # %% ../nbs/20_tuning.ipynb #79ecbc98
-def _check(table: pd.DataFrame, start: RunConfig, **counts: tuple[int, int]) -> None:
+def _check(table: pd.DataFrame, start: RunConfig, prepared: Prepared | None,
+           **counts: tuple[int, int]) -> None:
     """Refuse at once what cannot be; `counts` are numbers with the least that they may be."""
     for name, (value, least) in counts.items():
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be a whole number from {least} on, not {value!r}.")
     if start.trainable != "none":
         raise ValueError("tuning wants a frozen backbone: fine-tune with run_experiment.")
-    start.training()
-    start.recipe()
+    _check_config(start)
     check_libraries(start.experiment)
     choose_variable(table, start.variable, min_count=start.min_count, rare=start.rare)
+    if prepared is not None and prepared.seen.descriptors is None and start.recipe().alpha_co:
+        raise ValueError(f"{start.experiment!r} wants colour descriptors, and prepared= has none: give "
+                         "them to given_features(descriptors=), or take an experiment without co.")
 
 
 def _header(table: pd.DataFrame, start: RunConfig, space: Mapping, seeds: int, confirm: int,
@@ -496,7 +607,7 @@ def _write_best(search: _Search, table: pd.DataFrame) -> None:
     """`best.json`: the configuration to train, and what was found of it and of the given one."""
     if not (table["state"] == "done").any():
         return
-    scores = table.set_index("trial")[["validation_mean_f1", "fresh_mean_f1"]].astype(object)
+    scores = table.set_index("trial").filter(like="mean_f1").astype(object)
     rows = scores.where(scores.notna(), None).to_dict("index")
     best = int(table["trial"][0])
     settings = search.store.trials()[best].settings if best else {}
@@ -512,7 +623,7 @@ def tune(
     *,
     trials: int = 40,  # the first is `config` itself; more can be asked for later
     seeds: int = 1,  # a trial is judged by the mean over so many, on one split
-    confirm: int = 3,  # the best of the search that are judged again with fresh seeds; 0: none
+    confirm: int = 3,  # the best of the search that are judged again with a fresh seed; 0: none
     space: Space | None = None,  # None: `default_space`
     prepared: Prepared | None = None,  # features at hand, from `prepare` or `given_features`
     backbone: Backbone | None = None,  # the one `config` names, if it is at hand already
@@ -521,17 +632,19 @@ def tune(
     source: str = "table",  # what the data are called
     wait: float = 0.0,  # seconds to wait for another search on the folder
     quiet: bool = False,  # no progress bar
-) -> pd.DataFrame:  # a row per trial, best first: settings, validation and fresh mean F1, state
+) -> pd.DataFrame:  # a row per trial, best first: settings, three mean F1, seconds, state, reason
     """Search settings by the mean F1 on the validation set; `best_config` then tells them.
 
     Trials that fail are in the table with their reason. Raises `FileExistsError` for a folder of
-    anything else, `StudyBusyError` where another search is at work, `ModuleNotFoundError` without
-    Optuna, and what the steps raise. Source: section 5.1 of the paper.
+    anything else, `StudyBusyError` where another search is at work, `UnfinishedStudyError` where
+    memory ran out, `ModuleNotFoundError` without Optuna, and what the steps raise. Source: section
+    5.1 of the paper.
     """
     check_optuna()
     folder, start = Path(folder), _starting(config)
-    space = _checked_space(default_space(config) if space is None else space, start)
-    _check(table, start, trials=(trials, 1), seeds=(seeds, 1), confirm=(confirm, 0))
+    usual = default_space(config)  # refuses what trains no network
+    _check(table, start, prepared, trials=(trials, 1), seeds=(seeds, 1), confirm=(confirm, 0))
+    space = _checked_space(usual if space is None else space, start)
     given = prepared is not None and prepared.seen.backbone is None
     header = _header(table, start, space, seeds, confirm, given, source)
     refuse_other(folder, header, "tuning")
@@ -541,7 +654,8 @@ def tune(
         refuse_other(folder, header, "tuning")
         prepared = prepared or prepare(table, start, [start.variable], backbone=backbone,
                                        cache=cache, device=device, quiet=quiet)
-        check_runs(prepared, [asdict(start)], start)
+        for size in space["batch_size"].ends() if "batch_size" in space else [start.batch_size]:
+            check_runs(prepared, [asdict(start)], replace(start, batch_size=size))
         _begin(folder, header, prepared)
         search = _Search(table, prepared, start, space, seeds, confirm, find_device(device),
                          _Store(folder), folder / "scratch")
@@ -563,22 +677,61 @@ def _begin(folder: Path, header: dict, prepared: Prepared) -> None:
 def best_config(
     folder: str | Path,  # of a finished search
 ) -> RunConfig:  # to be trained with `run_experiment`, for the first time with the test set
-    """The configuration that was chosen. Raises as `collect_tuning`, and `ValueError` before that."""
+    """The configuration that was chosen.
+
+    Raises `FileNotFoundError` or `ValueError` where there is no search, where it is not finished, and
+    where `best.json` is damaged.
+    """
     read_header(folder, "tuning")
     file = Path(folder) / "best.json"
     if not file.exists():
         raise ValueError(f"the search in {folder} is not finished, or none of its trials came "
                          "through: tune goes on with it, collect_tuning shows the trials.")
-    known = {field.name for field in fields(RunConfig)}
-    run = read_json(file).get("run")
-    if not isinstance(run, dict) or set(run) != known:
-        raise ValueError(f"{file} is damaged: it holds no configuration.")
-    return RunConfig(**_plain(run))
+    try:
+        run = read_json(file)["run"]
+        if missing := {field.name for field in fields(RunConfig)} - set(run):
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
+        best = RunConfig(**_plain(run))
+        _check_config(best)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged, or of another version of silk_nb: tune once more with the "
+                         "settings of this search, which writes it anew and repeats no training."
+                         ) from error
+    return best
 
 # %% ../nbs/20_tuning.ipynb #dd5b08cc
 def _points(value: float) -> str:
     """A difference of two scores, in points."""
     return f"{100 * value:.1f} points"
+
+
+def _percent(value: float) -> str:
+    """A score."""
+    return f"{100 * value:.1f} %"
+
+
+def _named(row: pd.Series) -> str:
+    """What a trial is called, at the beginning of a sentence."""
+    return f"Trial {row['trial']}" if row["trial"] else "The configuration as given"
+
+
+def _verdict(best: pd.Series, given: pd.Series | None, score: str) -> str:
+    """Which trial is the best, and what was gained as far as it is known."""
+    words = f"{_named(best)} is the best, with a mean F1 of {_percent(best[score])} on the validation set"
+    if not best["trial"]:
+        return f"{words}: keep it."
+    if given is None:
+        return f"{words}; the configuration as given failed, so what was gained is not known."
+    if score == "validation_mean_f1" and (best["reason"] or given["reason"]):
+        return (f"{_named(best)} is the best, but what was gained is not known, as not both came "
+                "through with fresh seeds. The search, which flatters the best, gave it "
+                f"{_percent(best[score])} and the configuration as given {_percent(given[score])}.")
+    gain = best[score] - given[score]
+    words += f"; the configuration as given has {_percent(given[score])}"
+    if gain > 0:
+        return f"{words}, so {_points(gain)} were gained."
+    end = ": fresh seeds do not bear out that anything was gained." if score == "fresh_mean_f1" else "."
+    return f"{words}, {_points(-gain)} more{end}"
 
 
 def tuning_words(
@@ -592,31 +745,26 @@ def tuning_words(
     words = [f"{len(table)} trials, of which {failed} failed." if failed else f"{len(table)} trials."]
     if not len(done):
         return [*words, f"None came through; the first says: {table['reason'][0]}"]
-    best, given = done.iloc[0], done[done["trial"] == 0]
-    score = "validation_mean_f1" if pd.isna(best["fresh_mean_f1"]) else "fresh_mean_f1"
-    if best["trial"] == 0:
-        words.append(f"The configuration as given is the best, with a mean F1 of "
-                     f"{100 * best[score]:.1f} % on the validation set: keep it.")
-    elif not len(given):
-        words.append(f"Trial {best['trial']} is the best, with a mean F1 of {100 * best[score]:.1f} % "
-                     "on the validation set; the configuration as given failed.")
-    else:
-        words.append(f"Trial {best['trial']} is the best, with a mean F1 of {100 * best[score]:.1f} % "
-                     f"on the validation set; the configuration as given has "
-                     f"{100 * given.iloc[0][score]:.1f} %, "
-                     f"so {_points(best[score] - given.iloc[0][score])} were gained.")
-    return words + _cautions(done)
+    best, given = done.iloc[0], next((row for _, row in done.iterrows() if not row["trial"]), None)
+    shown = [best] if given is None or not best["trial"] else [best, given]
+    fresh = all(pd.notna(row["fresh_mean_f1"]) for row in shown)
+    words.append(_verdict(best, given, "fresh_mean_f1" if fresh else "validation_mean_f1"))
+    words += [f"{_named(row)} failed with {row['reason'].rstrip('.')}." for row in shown if row["reason"]]
+    return words + _cautions(done, shown, fresh)
 
-
-def _cautions(done: pd.DataFrame) -> list[str]:
+# %% ../nbs/20_tuning.ipynb #f19885ec
+def _cautions(done: pd.DataFrame, shown: Sequence[pd.Series], fresh: bool) -> list[str]:
     """How far the best score is flattered by having been chosen."""
-    again = done[done["fresh_mean_f1"].notna() & (done["trial"] > 0)]
-    words = []
-    if len(again):
-        fall = (again["validation_mean_f1"] - again["fresh_mean_f1"]).mean()
-        words.append(f"These are means over fresh seeds, which chose no trial. The best of the search "
-                     f"({len(again)} trials) {'lost' if fall >= 0 else 'won'} {_points(abs(fall))} "
-                     "with them on average" + (": about so much was luck of the seed." if fall > 0 else "."))
+    best, words = shown[0], []
+    if fresh:
+        fall = best["validation_mean_f1"] - best["fresh_mean_f1"]
+        luck = f", {_points(fall)} more: about so much was luck." if fall > 0 else "."
+        these = "These are means" if len(shown) > 1 else "This is the mean"
+        words.append(f"{these} over two fresh seeds, which chose nothing. In the search the best had "
+                     f"{_percent(best['validation_mean_f1'])}{luck}")
+    elif any(row["reason"] for row in shown):
+        words += [f"{_named(row)} has {_percent(row['fresh_mean_f1'])} over two fresh seeds."
+                  for row in shown if pd.notna(row["fresh_mean_f1"])]
     elif len(done) > 1:
         words.append("The best of many is flattered by luck, and was not confirmed with fresh seeds: "
                      "expect less.")
@@ -712,13 +860,13 @@ def plot_course(
     *,
     ax: Axes | None = None,  # where to draw; a new figure by default
 ) -> Axes:
-    """Validation mean F1 from trial to trial, and the best so far."""
+    """Validation mean F1 from trial to trial, and the highest so far."""
     if ax is None:
         _, ax = plt.subplots(figsize=(5, 3.4), layout="constrained")
     _mark(ax, table, table["trial"])
     course = table.sort_values("trial")
     ax.step(course["trial"], 100 * course["validation_mean_f1"].cummax(), where="post", zorder=2,
-            color=sns.color_palette("colorblind")[2], label="best so far")
+            color=sns.color_palette("colorblind")[2], label="highest so far")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="trial", ylabel="validation mean F1 in %")
     return ax
