@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, NoReturn
 from . import __version__
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from silk_nb.experiments import RunConfig
 
 # %% ../nbs/21_cli.ipynb #5289c7b6
@@ -88,6 +90,11 @@ _RUN_OPTIONS = {
     "alpha_sem": (_number, None, "share of sem where co is there too; by default the experiment's"),
     "members": (_whole, 1, "networks whose class probabilities are averaged"),
     "logistic_share": (_number, 0.0, "of a balanced logistic regression in that average"),
+    "batch_norm": (("frozen", "running"), None, "of a trained backbone; by default frozen where it "
+                   "has weights"),
+    "precision": (("float32", "bf16"), "float32", "of what the network computes in training"),
+    "micro_batch": (_whole, None, "images that go through the network at a time, where memory is "
+                    "short; changes no result"),
 }
 
 # %% ../nbs/21_cli.ipynb #220cab17
@@ -159,7 +166,7 @@ def _add_study(study: argparse.ArgumentParser) -> None:
                        "jobs are queued (default: 60)")
     study.add_argument("--wait", type=_number, default=0.0,
                        help="seconds to wait for another study on the folder")
-    _add_data(study, but=("seed", "trainable"))
+    _add_data(study, but=("seed", "trainable", "batch_norm"))
 
 
 def _add_train(train: argparse.ArgumentParser) -> None:
@@ -170,6 +177,9 @@ def _add_train(train: argparse.ArgumentParser) -> None:
                        "C + co + sem; the docs of silk_nb.recipes tell the others "
                        "(default: C + sem)")
     train.add_argument("--out", type=Path, help="run folder (default: runs/…)")
+    train.add_argument("--speedups", nargs="+", default=[], metavar="WAY",
+                       choices=["channels-last", "checkpoint", "compile"],
+                       help="of a backbone that is trained: channels-last, checkpoint, compile")
     _add_data(train)
 
 
@@ -190,7 +200,7 @@ def _add_tune(tune: argparse.ArgumentParser) -> None:
     tune.add_argument("--out", type=Path, default=Path("tuning"), help="folder (default: tuning)")
     tune.add_argument("--wait", type=_number, default=0.0,
                       help="seconds to wait for another search on the folder")
-    _add_data(tune, but=("trainable",))
+    _add_data(tune, but=("trainable", "batch_norm"))
 
 # %% ../nbs/21_cli.ipynb #a1c0ffe2
 def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
@@ -255,15 +265,29 @@ def _train(args: argparse.Namespace) -> None:
                              variables=[args.variable], image_dir=args.image_dir,
                              missing=args.missing)
     chosen = {name: getattr(args, name) for name in _RUN_OPTIONS if hasattr(args, name)}
+    accelerator = _accelerator(args)
+    if accelerator and accelerator.mixed_precision != "no":
+        chosen.setdefault("precision", accelerator.mixed_precision)
     config = RunConfig(variable=args.variable, experiment=args.experiment, **chosen)
     folder = args.out or Path("runs") / in_path(
         f"{config.variable} {config.experiment} seed {config.seed}")
     run_experiment(table, folder, config, cache=args.cache or default_cache(), device=args.device,
-                   source=Path(args.data).name, quiet=args.quiet)
+                   accelerator=accelerator, speedups=args.speedups, source=Path(args.data).name,
+                   quiet=args.quiet)
+    if accelerator and not accelerator.is_main_process:
+        return
     scores, _, words = evaluate_run(folder)
     _show(scores, words)
     _show_left_out(folder, len(table), config.variable)
     print(f"The run is in {folder}, its report is {folder / 'report.html'}")
+
+
+def _accelerator(args: argparse.Namespace) -> "Accelerator | None":
+    """That of `accelerate launch`, where it has started this process."""
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ:
+        return None
+    from accelerate import Accelerator
+    return Accelerator(cpu=args.device == "cpu")
 
 
 @contextmanager
@@ -524,9 +548,12 @@ def _may_tell(error: Exception) -> bool:
     """Whether an error is one of the input, to be told in one line."""
     if isinstance(error, (ValueError, OSError, ModuleNotFoundError)):
         return True
+    import torch
+
     from silk_nb.study import StudyBusyError, UnfinishedStudyError
     from silk_nb.training import NonFiniteLossError
-    return isinstance(error, (NonFiniteLossError, StudyBusyError, UnfinishedStudyError))
+    return isinstance(error, (NonFiniteLossError, StudyBusyError, UnfinishedStudyError,
+                              torch.OutOfMemoryError))
 
 
 _COMMANDS = {"demo": _demo, "train": _train, "tune": _tune, "study": _study,

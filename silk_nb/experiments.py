@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -39,12 +39,16 @@ from .evaluation import (best_epoch, confusion_table, per_class_table, score_pre
                                 trainings_of)
 from .features import FeatureData, ImageData, extract_descriptors, extract_features
 from .imbalance import balance_deviation, imbalance_ratio, minority_classes
-from .model import Backbone, SilkClassifier, SilkHead, load_backbone
+from .model import Backbone, SilkClassifier, SilkHead, load_backbone, speed_up
 from .recipes import EXPERIMENTS, HEADS, Experiment, find_experiment
 from .report import standard_figures, write_report
 from .samplers import ClassBalancedBatchSampler, ResumableSampler, largest_balanced_batch
+from .steps import Alone
 from .training import (CrossFit, NonFiniteLossError, TrainingConfig, apply_network, fit,
                               halve)
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 _all_ = ["EXPERIMENTS", "find_experiment"]  # of silk_nb.recipes, at hand here too
 
@@ -107,6 +111,9 @@ class RunConfig:
     alpha_sem: float | None = None  # share of sem where co is there too; None: the experiment's
     members: int = 1  # networks whose class probabilities are averaged
     logistic_share: float = 0.0  # of a balanced logistic regression in that average
+    batch_norm: str | None = None  # of a trained backbone: "frozen" or "running"; None: see Backbone
+    precision: str = "float32"  # or "bf16": of what the network computes while it is trained
+    micro_batch: int | None = None  # images that go through the network at a time; None: the batch
 
     def recipe(self) -> Experiment:
         """The experiment, with the weights that were asked for.
@@ -136,6 +143,11 @@ class RunConfig:
         if not whole or settled.members < 1 or not 0 <= settled.logistic_share < 1:
             raise ValueError(f"members={settled.members!r} must be 1 or more networks, and "
                              f"logistic_share={settled.logistic_share!r} from 0 on and below 1.")
+        if settled.precision not in ("float32", "bf16"):
+            raise ValueError(f"precision must be 'float32' or 'bf16', not {settled.precision!r}.")
+        if settled.batch_norm is not None and self.trainable == "none":
+            raise ValueError(f"batch_norm={settled.batch_norm!r} is of a backbone that is trained: "
+                             "leave it out, or take such as trainable='all'.")
         frozen = {"standardised features": settled.standardise, "SMOTE": experiment.oversampling,
                   "an average": settled.members > 1 or settled.logistic_share > 0,
                   "a classifier without network": experiment.without_network,
@@ -492,7 +504,7 @@ def _finish(network: nn.Module, after: str | None, data: dict, counts: Tensor, c
     crossfit.reset()  # what was said before is not what the finished network says
     if after == "LA-post":
         adjust_classifier(head, counts / counts.sum())
-        scores = apply_network(network, data["validation"], device=more["device"])[0]
+        scores = apply_network(network, data["validation"], device=more["accelerator"].device)[0]
         crossfit.offer(scores, (0.0, 0.0))
     if after == "tau":
         normalise_classifier(head, data["validation"], crossfit=crossfit)
@@ -542,7 +554,7 @@ def _save_network(folder: Path, network: nn.Module, classes: list[str], seen: Se
 
 # %% ../nbs/16_experiments.ipynb #c7daa767
 def _train_average(first: nn.Module, data: dict, sampler: ResumableSampler, config: RunConfig,
-                   folder: Path, crossfit: CrossFit, *, device: str, quiet: bool,
+                   folder: Path, crossfit: CrossFit, **more: object
                    ) -> tuple[AveragedHead, pd.DataFrame]:
     """Several networks and, where asked for, a logistic regression as one; their history."""
     heads, histories, told = [], [], []
@@ -552,7 +564,7 @@ def _train_average(first: nn.Module, data: dict, sampler: ResumableSampler, conf
         batches = own.recipe().sampler(data["train"].labels, sampler.batch_size, seed=own.seed,
                                        allow_imbalanced=config.allow_imbalanced)
         history = _train_one(head, data, batches, own, folder / f"checkpoint-{member}.pt", crossfit,
-                             device=device, quiet=quiet)
+                             **more)
         heads.append(head)
         histories.append(history.assign(member=member + 1))
         told.append(crossfit.scores)
@@ -560,7 +572,8 @@ def _train_average(first: nn.Module, data: dict, sampler: ResumableSampler, conf
     share = config.logistic_share
     weights = [(1 - share) / config.members] * config.members
     if share:
-        heads.append(_without_network("LR-bal", data, first.num_classes, crossfit, quiet)[0])
+        heads.append(_without_network("LR-bal", data, first.num_classes, crossfit,
+                                      more["quiet"])[0])
         told.append(crossfit.scores)
         weights.append(share)
     crossfit.reset()
@@ -569,21 +582,21 @@ def _train_average(first: nn.Module, data: dict, sampler: ResumableSampler, conf
 
 
 def _train(folder: Path, data: dict, network: nn.Module, sampler: ResumableSampler,
-           config: RunConfig, classes: list[str], crossfit: CrossFit, *, device: str, quiet: bool
+           config: RunConfig, classes: list[str], crossfit: CrossFit, **more: object
            ) -> tuple[nn.Module, pd.DataFrame]:
     """The trained network, and its history or what it was chosen from."""
     experiment = config.recipe()
     if experiment.without_network:
-        return _without_network(experiment.without_network, data, len(classes), crossfit, quiet)
+        return _without_network(experiment.without_network, data, len(classes), crossfit,
+                                more["quiet"])
     if experiment.oversampling:
         data = {**data, "train": oversample(data["train"], experiment.oversampling, seed=config.seed,
-                                            class_names=classes, quiet=quiet)}
+                                            class_names=classes, quiet=more["quiet"])}
         sampler = experiment.sampler(data["train"].labels, sampler.batch_size, seed=config.seed)
     if config.members > 1 or config.logistic_share:
-        return _train_average(network, data, sampler, config, folder, crossfit, device=device,
-                              quiet=quiet)
+        return _train_average(network, data, sampler, config, folder, crossfit, **more)
     return network, _train_one(network, data, sampler, config, folder / "checkpoint.pt", crossfit,
-                               device=device, quiet=quiet)
+                               **more)
 
 # %% ../nbs/16_experiments.ipynb #88ee6249
 def find_device(
@@ -649,7 +662,7 @@ def build_untrained(
     if config.trainable == "none":
         return sampler, _head(width, len(classes), config)
     return sampler, SilkClassifier(len(classes), backbone, trainable=config.trainable,
-                                   **_head_options(config))
+                                   batch_norm=config.batch_norm, **_head_options(config))
 
 # %% ../nbs/16_experiments.ipynb #b9ccfab0
 class _Start(NamedTuple):
@@ -667,12 +680,20 @@ class _Start(NamedTuple):
         """In the order of their codes."""
         return list(self.split["label"].cat.categories)
 
-    def train(self, folder: Path, config: RunConfig, device: str, quiet: bool
+    def train(self, folder: Path, config: RunConfig, place: "Alone | Accelerator", quiet: bool
               ) -> tuple[nn.Module, pd.DataFrame, CrossFit]:
         """The trained network, its history, and fair scores of the validation images."""
         crossfit = _crossfit(self.split, config.seed)
         return *_train(folder, self.data, self.network, self.sampler, config, self.classes,
-                       crossfit, device=device, quiet=quiet), crossfit
+                       crossfit, accelerator=place, quiet=quiet), crossfit
+
+
+    def speed_up(self, ways: Sequence[str]) -> None:
+        """Make fine-tuning lighter or faster; a frozen backbone is not computed at all."""
+        if ways and not isinstance(self.network, SilkClassifier):
+            raise ValueError(f"{ways[0]!r} is for a backbone that is trained, and this one is frozen.")
+        if ways:
+            speed_up(self.network, ways)
 
 
 def _start(table: pd.DataFrame, config: RunConfig, backbone: Backbone | None,
@@ -695,6 +716,28 @@ def _start(table: pd.DataFrame, config: RunConfig, backbone: Backbone | None,
     return _Start(split, account, rejected, seen, _parts(split, seen, backbone), sampler, network)
 
 # %% ../nbs/16_experiments.ipynb #c6a78291
+def _place(accelerator: "Accelerator | None", device: str | None, config: RunConfig
+           ) -> "Alone | Accelerator":
+    """Where a run is trained. `ValueError` where that has another precision than the run."""
+    if accelerator is None:
+        return Alone(find_device(device), config.precision)
+    found = {"no": "float32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+    if found != config.precision:
+        raise ValueError(f"the accelerator computes in {found}, and the run wants "
+                         f"precision={config.precision!r}: make the two the same.")
+    return accelerator
+
+
+@contextmanager
+def _first(place: "Alone | Accelerator") -> Iterator[None]:
+    """The first process before the others, who then find its files."""
+    if not place.is_main_process:
+        place.wait_for_everyone()
+    yield
+    if place.is_main_process:
+        place.wait_for_everyone()
+
+# %% ../nbs/16_experiments.ipynb #4cce0672
 def run_experiment(
     table: pd.DataFrame,  # as from `read_annotations`
     folder: str | Path,  # the run folder: new, or of the same run, which is then gone on with
@@ -704,6 +747,8 @@ def run_experiment(
     prepared: Prepared | None = None,  # images checked and features at hand, from `prepare`
     cache: str | Path | None = None,  # folder for features, such as `default_cache()`
     device: str | None = None,  # None: the GPU where there is one
+    accelerator: "Accelerator | None" = None,  # of accelerate, in place of `device`
+    speedups: Sequence[str] = (),  # of a backbone that is trained, from `silk_nb.model.SPEEDUPS`
     source: str = "table",  # what the data are called in the report
     quiet: bool = False,
 ) -> dict[str, float]:  # overall_accuracy, mean_f1, minority_f1, macro_recall of the test set
@@ -717,24 +762,34 @@ def run_experiment(
     choose_variable(table, config.variable, min_count=config.min_count, rare=config.rare)
     given = prepared is not None and prepared.seen.backbone is None
     header = _header(table, config, source, given)
-    if _claim(folder, header):
-        _tidy(folder)
+    place = _place(accelerator, device, config)
+    finished = _claim(folder, header)
+    place.wait_for_everyone()  # nobody begins before all have looked
+    if finished:
+        if place.is_main_process:
+            _tidy(folder)
         return read_scores(folder / "metrics.json")
-    device = find_device(device)
-    start = _start(table, config, backbone, prepared, cache, device, quiet)
-    header["batch_size"] = start.sampler.batch_size
-    header = _begin(folder, header, start.split, start.rejected)
+    with _first(place):
+        start = _start(table, config, backbone, prepared, cache, str(place.device), quiet)
+        start.speed_up(speedups)
+        header["batch_size"] = start.sampler.batch_size
+        if place.is_main_process:
+            header = _begin(folder, header, start.split, start.rejected)
     try:
-        network, history, crossfit = start.train(folder, config, device, quiet)
+        network, history, crossfit = start.train(folder, config, place, quiet)
     except NonFiniteLossError:
-        _withdraw(folder)  # other settings are wanted, and they may want the same folder
+        if place.is_main_process:
+            _withdraw(folder)  # other settings are wanted, and they may want the same folder
         raise
-    _save_network(folder, network, start.classes, start.seen)
-    tested = apply_network(network.to(device), start.data["test"], device=device)[0]
-    metrics = _write_results(folder, header, start.split, start.account, start.rejected, history,
-                             {"validation": crossfit.scores, "test": tested})
-    _tidy(folder)
-    return metrics
+    with _first(place):
+        if place.is_main_process:
+            _save_network(folder, network, start.classes, start.seen)
+            tested = apply_network(network.to(place.device), start.data["test"],
+                                   device=place.device)[0]
+            _write_results(folder, header, start.split, start.account, start.rejected, history,
+                           {"validation": crossfit.scores, "test": tested})
+            _tidy(folder)
+    return read_scores(folder / "metrics.json")
 
 # %% ../nbs/16_experiments.ipynb #e6376fd0
 @contextmanager
@@ -765,13 +820,14 @@ def validate_experiment(
     quiet: bool = False,
 ) -> dict[str, float]:  # the scores of METRIC_NAMES on the validation set, cross-fitted
     """Train one experiment and judge it by the validation images. Raises as `run_experiment` does."""
-    config, device = config.settled(), find_device(device)
+    config = config.settled()
     config.training()  # checks its settings
-    start = _start(table, config, backbone, prepared, cache, device, quiet, split_seed)
+    place = _place(None, device, config)
+    start = _start(table, config, backbone, prepared, cache, str(place.device), quiet, split_seed)
     start.data.pop("test")
     about = [config.to_json(), split_seed, data_fingerprint(table, config.variable)]
     with _scratch(scratch, about) as folder:
-        crossfit = start.train(folder, config, device, quiet)[2]
+        crossfit = start.train(folder, config, place, quiet)[2]
     return _validation_scores(start.split, start.account, crossfit.scores)
 
 # %% ../nbs/16_experiments.ipynb #fdc652eb

@@ -40,7 +40,7 @@ class Alone:
         """The network on the device."""
         return network.to(self.device)
 
-    def unwrap_model(self, network: nn.Module) -> nn.Module:
+    def unwrap_model(self, network: nn.Module, **_: object) -> nn.Module:
         """The network itself."""
         return network
 

@@ -296,6 +296,17 @@ def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
         torch.manual_seed(seed)
         yield
 
+# %% ../nbs/10_training.ipynb #71a75979
+@contextmanager
+def _telling_of_memory(place: "Alone | Accelerator", at_once: int) -> Iterator[None]:
+    """Say what to change when the device has too little memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise torch.OutOfMemoryError(
+            f"{place.device} has too little memory for {at_once} images at a time: take "
+            f"micro_batch={max(1, at_once // 2)} or less, which changes no result.") from error
+
 # %% ../nbs/10_training.ipynb #0d3818db
 class _Progress:
     """What changes from epoch to epoch, and how it is saved and brought back."""
@@ -406,7 +417,7 @@ def fit(
     checkpoint_seconds: float = 2.0,  # least time between two checkpoints
     crossfit: CrossFit | None = None,  # over `validation`; holds its fair scores afterwards
     device: str | torch.device = "cpu",
-    accelerator: "Accelerator | None" = None,  # of accelerate, in place of `device`
+    accelerator: "Accelerator | Alone | None" = None,  # in place of `device`
     quiet: bool = False,  # no progress bar
 ) -> pd.DataFrame:  # one row per epoch: losses and parts, validation scores, diagnostics, `best`
     """Train until no epoch was better for `patience` epochs; keep the weights of the best one.
@@ -427,7 +438,10 @@ def fit(
     path = None if checkpoint is None else Path(checkpoint)
     mark = path and _fingerprint(network, train, validation, loss, sampler, config, crossfit,
                                  place.num_processes)
-    with _own_randomness(config.seed + 10**6 * place.process_index, place.device):
+    at_once = min(config.micro_batch or sampler.batch_size,
+                  -(-sampler.batch_size // place.num_processes))
+    with (_own_randomness(config.seed + 10**6 * place.process_index, place.device),
+          _telling_of_memory(place, at_once)):
         if path and path.exists():
             progress.load(_read_checkpoint(path, mark))
         place.wait_for_everyone()
@@ -448,6 +462,7 @@ def fit(
                 if _of_all(place, due)[0]:
                     progress.save(path, mark)
                     saved = time.monotonic()
+    network = place.unwrap_model(step.network, keep_fp32_wrapper=False)
     network.load_state_dict(progress.best)
     network.eval()
     history = pd.DataFrame(progress.history)

@@ -1,13 +1,19 @@
 """A batch at once, in pieces, and shared by processes: the same loss, gradient and weights."""
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import torch.multiprocessing as mp
+from safetensors.torch import load_file
 from torch import nn
 
+from silk_nb.annotations import read_annotations
+from silk_nb.experiments import RunConfig, run_experiment
 from silk_nb.features import FeatureData
 from silk_nb.losses import TotalLoss
 from silk_nb.model import SilkHead, SilkOutput
@@ -26,6 +32,7 @@ def made_up(counts, seed):
 
 
 TRAIN, VALIDATION = made_up([90, 41, 3], 0), made_up([40, 20, 3], 1)  # a class of three images
+BIN = Path(sys.executable).parent
 WEIGHTS = (1.0, 1.0, 0.5, 0.5)
 
 
@@ -194,3 +201,76 @@ def test_shares_are_the_batch(size, processes):
     parts = [share_of(torch.arange(size), k, processes) for k in range(processes)]
     assert torch.cat(parts).tolist() == list(range(size))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_a_device_with_too_little_memory_says_what_to_change(monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(Step, "train", full)
+    sampler = ClassBalancedBatchSampler(TRAIN.labels, 31, seed=2, allow_imbalanced=True)
+    with pytest.raises(torch.OutOfMemoryError, match="31 images at a time: take micro_batch=15 or"):
+        fit(head(), TRAIN, VALIDATION, loss=TotalLoss(), quiet=True, sampler=sampler)
+
+
+def test_small_gradients_are_not_lost_in_fp16():
+    class Half(Alone):
+        mixed_precision = "fp16"
+
+    with pytest.raises(ValueError, match="fp16 makes small gradients vanish"):
+        fit(head(), TRAIN, VALIDATION, loss=TotalLoss(), accelerator=Half(), sampler=None)
+
+
+def test_bf16_is_of_the_network_and_not_of_the_losses():
+    seen = []
+
+    class Watched(SilkHead):
+        def forward(self, features):
+            seen.append(self.classification(torch.relu(torch.zeros(1, 8))).dtype)
+            return super().forward(features)
+
+    network = Watched(16, 3, task_fc=(32, 8), dropout=0.0, seed=4)
+    total, parts = Step(network, TotalLoss(*WEIGHTS), Alone(precision="bf16")).train(
+        TRAIN, torch.arange(60))
+    exact, _ = Step(head(), TotalLoss(*WEIGHTS), Alone()).train(TRAIN, torch.arange(60))
+    assert seen == [torch.bfloat16]
+    assert {part.dtype for part in (total, *parts.values())} == {torch.float32}
+    assert total.item() == pytest.approx(exact.item(), abs=0.02) and total != exact
+    assert all(p.grad.dtype == torch.float32 for p in network.parameters())
+
+
+def test_accelerate_launch_trains_what_one_process_trains(silk_table, tmp_path):
+    """The last block of a network, on images, through the command line."""
+    rows = silk_table.groupby("technique", observed=True).head(9)
+    rows[["image", "technique"]].to_csv(tmp_path / "table.csv", index=False)
+    command = [BIN / "silk_nb", "train", "table.csv", "--variable", "technique", "--experiment",
+               "C + co + sem", "--backbone", "shufflenet_v2_x0_5", "--weights", "silk-textures",
+               "--trainable", "1", "--input-size", "48", "--dropout", "0", "--max-epochs", "2",
+               "--batch-size", "27", "--micro-batch", "6", "--quiet", "--cache", "cache",
+               "--device", "cpu", "--speedups", "channels-last", "checkpoint", "--allow-imbalanced"]
+    launch = [BIN / "accelerate", "launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+              "--mixed_precision", "no", "--dynamo_backend", "no"]
+    for out, words in (("one", command), ("two", [*launch, *command])):
+        done = subprocess.run([*words, "--out", out], cwd=tmp_path, capture_output=True, text=True,
+                              env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("its report is") == 1  # told by one of them
+    one, two = (load_file(tmp_path / out / "weights.safetensors") for out in ("one", "two"))
+    assert set(one) == set(two) and not any("checkpoint" in name for name in one)
+    for name, value in one.items():
+        assert torch.allclose(value, two[name], atol=2e-5), name
+    for name in ("predictions.csv", "split.csv"):
+        tables = [pd.read_csv(tmp_path / out / name) for out in ("one", "two")]
+        assert tables[0].iloc[:, :4].equals(tables[1].iloc[:, :4])
+
+
+def test_fine_tuning_on_clothing(shared, tmp_path):
+    table = read_annotations(shared / "data" / "clothing" / "clothing.csv", group="sender")
+    rows = table[table["garment"].isin(["longsleeve", "hat", "dress"])]
+    rows = rows.groupby("garment", observed=True).head(90)
+    config = RunConfig("garment", "C + co + sem", backbone="mobilenet_v2", trainable=1, mean=0.5,
+                       std=0.5, weights=str(
+                           shared / "weights" / "mobilenet_v2-imagenet-tfslim.safetensors"),
+                       input_size=96, max_epochs=5, batch_size=60, micro_batch=20, seed=1)
+    found = run_experiment(rows, tmp_path / "run", config, cache=tmp_path / "cache", quiet=True)
+    assert found["mean_f1"] > 0.45  # three classes: chance is a third
