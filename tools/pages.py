@@ -120,6 +120,7 @@ def main() -> int:
         print(f"no page in {NBS} is called like {', '.join(given.names)}")
         return 1
     from pages import check  # by its module's name: a notebook takes the place of __main__
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums in one order on any number of cores
     failed = []
     # A process per page, so that no page changes another, forked from one that has the imports.
     fresh = multiprocessing.get_context("forkserver")
