@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 SRC    := silk_nb tests benchmarks tools setup.py
 
-.PHONY: demo test lab bench bench-paper lint docs clean-check
+.PHONY: demo test lab bench bench-paper lint docs quarto
 
 $(READY): settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -20,7 +20,7 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q tests
-	$(BIN)/nbdev_test --n_workers 2 --do_print
+	$(BIN)/python tools/pages.py --workers 2
 
 lab: $(READY)
 	$(BIN)/jupyter lab nbs
@@ -38,8 +38,16 @@ lint: $(READY)
 	$(BIN)/ruff check $(SRC)
 
 # The site is rendered by quarto; its configuration is _quarto.yml.
-docs: $(READY)
-	@command -v quarto >/dev/null || \
-	  { echo "The site needs quarto ≥ 1.4: see https://quarto.org/docs/get-started/"; exit 1; }
+docs: quarto $(READY)
 	$(BIN)/nbdev_docs
 	$(BIN)/python tools/readme.py  # nbdev has written a README of its own
+	@echo "The site is in _docs: open _docs/index.html"
+
+quarto:
+	@command -v quarto >/dev/null || { \
+	  echo "The site is rendered by quarto (1.9 and 1.10 are known to work), which is not here."; \
+	  echo "Install it from https://quarto.org/docs/get-started/ , or by one of"; \
+	  echo "  brew install --cask quarto"; \
+	  echo "  conda install -c conda-forge quarto"; \
+	  echo "then run make docs again. The pages can be read without it: make lab"; \
+	  exit 1; }
