@@ -6,8 +6,9 @@
 __all__ = ['Alone', 'share_of', 'Step']
 
 # %% ../nbs/10_steps.ipynb #8d2258ce
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -121,10 +122,10 @@ class Step:
         self.network, self.loss = network, loss
         self.place, self.micro_batch = place, micro_batch
 
-    def _forward(self, data: FeatureData | ImageData, indices: Tensor) -> SilkOutput:
-        """Of the images with those indices, in full precision."""
+    def _forward(self, inputs: Tensor) -> SilkOutput:
+        """Outputs in full precision."""
         with self.place.autocast():
-            out = self.network(data.batch(indices).inputs.to(self.place.device, non_blocking=True))
+            out = self.network(inputs.to(self.place.device, non_blocking=True))
         return SilkOutput(out.logits.float(), out.f_aux.float())
 
     def _whole(self, out: SilkOutput, size: int) -> SilkOutput:
@@ -142,61 +143,87 @@ class Step:
                            for part in (data.labels, data.descriptors))
         return self.loss(out.logits, out.f_aux, labels, colours)
 
-    def _pieces(self, indices: Tensor) -> tuple[Tensor, ...]:
+    def pieces(
+        self,
+        indices: Tensor,  # of a batch
+    ) -> tuple[Tensor, ...]:
         """What this process does of a batch, a piece at a time."""
-        mine = share_of(indices, self.place.process_index, self.place.num_processes)
+        who = self.place.process_index, self.place.num_processes
+        if len(indices) < who[1] and not self.network.training:
+            return (indices,)  # the rest of a set: everybody does all of it
+        mine = share_of(indices, *who)
         return mine.split(self.micro_batch or len(mine))
+
+    def batches(
+        self,
+        data: FeatureData | ImageData,
+        chosen: Iterable[Sequence[int] | Tensor],  # the images of each batch, as a sampler gives them
+        epoch: int | None = None,  # of the training that they are for; None: not for training
+    ) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Indices of every batch, and the inputs of this process's pieces of it."""
+        known = deque()
+
+        def pieces() -> Iterator[Tensor]:
+            for indices in map(torch.as_tensor, chosen):
+                known.append((indices, self.pieces(indices)))
+                yield from known[-1][1]
+
+        stream = data.batches(pieces(), epoch, device=self.place.device)
+        with closing(stream):
+            for _, first in stream:
+                indices, mine = known.popleft()
+                yield indices, [first.inputs, *(next(stream)[1].inputs for _ in mine[1:])]
 
     @torch.no_grad()
     def evaluate(
         self,
         data: FeatureData | ImageData,
         indices: Tensor,  # of a batch
+        inputs: Sequence[Tensor],  # of this process's pieces, from `batches`
     ) -> tuple[Tensor, dict[str, Tensor], SilkOutput]:  # loss, its parts, outputs of the whole batch
         """Loss and outputs without gradients."""
-        if len(indices) < self.place.num_processes:  # the rest of a set: everybody does all of it
-            out = self._forward(data, indices)
-        else:
-            parts = [self._forward(data, piece) for piece in self._pieces(indices)]
-            out = self._whole(SilkOutput(*map(torch.cat, zip(*parts, strict=True))), len(indices))
+        parts = [self._forward(piece) for piece in inputs]
+        out = SilkOutput(*map(torch.cat, zip(*parts, strict=True)))
+        if len(out.logits) < len(indices):
+            out = self._whole(out, len(indices))
         return *self._judge(out, data, indices), out
 
     def train(
         self,
         data: FeatureData | ImageData,
         indices: Tensor,  # of a batch
+        inputs: Sequence[Tensor],  # of this process's pieces, from `batches`
         check: Callable[[Tensor, dict], None] = lambda total, parts: None,  # may raise
     ) -> tuple[Tensor, dict[str, Tensor]]:  # the loss and its parts
         """Add the gradients of the batch to those of the network's and the loss's parameters."""
-        pieces = self._pieces(indices)
-        if len(pieces) == 1:
-            out = self._whole(self._forward(data, pieces[0]), len(indices))
+        if len(inputs) == 1:
+            out = self._whole(self._forward(inputs[0]), len(indices))
             total, parts = self._judge(out, data, indices)
             check(total, parts)
             total.backward()
             return total.detach(), parts
-        return self._train_pieces(data, indices, pieces, check)
+        return self._train_pieces(data, indices, inputs, check)
 
-    def _train_pieces(self, data, indices, pieces, check) -> tuple[Tensor, dict[str, Tensor]]:
+    def _train_pieces(self, data, indices, inputs, check) -> tuple[Tensor, dict[str, Tensor]]:
         """See `train`."""
         self._refuse_running_norm()
         states, parts = [], []
-        for piece in pieces:
+        for piece in inputs:
             with torch.no_grad(), _random_state(self.place.device, None) as state:
-                parts.append(self._forward(data, piece))
+                parts.append(self._forward(piece))
             states.append(state)
         mine = SilkOutput(*(torch.cat(part).requires_grad_() for part in zip(*parts, strict=True)))
         total, told = self._judge(self._whole(mine, len(indices)), data, indices)
         check(total, told)
         total.backward()
-        sizes = [len(piece) for piece in pieces]
+        sizes = [len(piece) for piece in inputs]
         slopes = [(torch.zeros_like(part) if part.grad is None else part.grad).split(sizes)
                   for part in mine]
-        for at, (piece, state) in enumerate(zip(pieces, states, strict=True)):
-            last = at == len(pieces) - 1
+        for at, (piece, state) in enumerate(zip(inputs, states, strict=True)):
+            last = at == len(inputs) - 1
             share = nullcontext() if last else self.place.no_sync(self.network)
             with share, _random_state(self.place.device, state):
-                out = self._forward(data, piece)
+                out = self._forward(piece)
                 torch.autograd.backward(list(out), [slope[at] for slope in slopes])
         return total.detach(), told
 

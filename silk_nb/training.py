@@ -198,9 +198,9 @@ def _train_epoch(step, data, sampler, optimiser, epoch) -> dict[str, float]:
     """One pass of the sampler; mean loss and parts."""
     step.network.train()
     rows = []
-    for number, indices in enumerate(sampler, 1):
+    for number, (indices, inputs) in enumerate(step.batches(data, sampler, epoch), 1):
         optimiser.zero_grad(set_to_none=True)
-        total, parts = step.train(data, torch.as_tensor(indices), check=partial(
+        total, parts = step.train(data, indices, inputs, check=partial(
             _check_loss, epoch=epoch, batch=number))
         optimiser.step()
         rows.append((len(indices), {"loss": total.item(), **{k: v.item() for k, v in parts.items()}}))
@@ -212,8 +212,8 @@ def _validate(step, data, batch_size, epoch) -> tuple[dict[str, float], SilkOutp
     step.network.eval()
     rows, f_aux, logits = [], [], []
     order = _mixed_order(len(data))
-    for number, indices in enumerate(order.split(batch_size), 1):
-        total, parts, out = step.evaluate(data, indices)
+    for number, (indices, inputs) in enumerate(step.batches(data, order.split(batch_size)), 1):
+        total, parts, out = step.evaluate(data, indices, inputs)
         _check_loss(total, parts, epoch, number)
         rows.append((len(indices), {"loss": total.item(), **{k: v.item() for k, v in parts.items()}}))
         f_aux.append(out.f_aux)

@@ -36,6 +36,16 @@ BIN = Path(sys.executable).parent
 WEIGHTS = (1.0, 1.0, 0.5, 0.5)
 
 
+def inputs_of(step, data, indices):
+    """Of one batch, as training gets them."""
+    return next(iter(step.batches(data, [indices])))
+
+
+def one_step(step, data=TRAIN, indices=None):
+    """Loss and parts, with the gradients in the network."""
+    return step.train(data, *inputs_of(step, data, torch.arange(60) if indices is None else indices))
+
+
 def head(dropout=0.0):
     return SilkHead(16, 3, task_fc=(32, 8), dropout=dropout, seed=4)
 
@@ -67,14 +77,16 @@ def _process(rank, world, port, folder):
     for name, micro in (("at once", None), ("pieces", 7)):
         network = head()
         step = Step(place.prepare(network), TotalLoss(*WEIGHTS), place, micro)
-        total, _ = step.train(TRAIN, indices)
+        total, _ = one_step(step, TRAIN, indices)
         found[name] = total, [p.grad for p in network.parameters()]
-        assert torch.equal(step.evaluate(TRAIN, indices)[0], total)
-        assert len(step.evaluate(TRAIN, indices[:1])[2].logits) == 1  # fewer than processes
+        step.network.eval()
+        assert torch.equal(step.evaluate(TRAIN, *inputs_of(step, TRAIN, indices))[0], total)
+        few = inputs_of(step, TRAIN, indices[:1])  # fewer than processes
+        assert len(step.evaluate(TRAIN, *few)[2].logits) == 1
     found["trained"] = trained(Path(folder) / "whole", place)
     network = head(0.5)
     with pytest.raises(ValueError, match="fewer processes"):
-        Step(network, TotalLoss(), place).train(TRAIN, indices[:world - 1])
+        one_step(Step(network, TotalLoss(), place), TRAIN, indices[:world - 1])
 
     class Killed(BaseException):
         pass
@@ -118,7 +130,7 @@ def test_several_processes_train_what_one_trains(world, alone, tmp_path):
 
     network, indices = head(), torch.randperm(
         134, generator=torch.Generator().manual_seed(0))[:61]
-    total, _ = Step(network, TotalLoss(*WEIGHTS), Alone()).train(TRAIN, indices)
+    total, _ = one_step(Step(network, TotalLoss(*WEIGHTS), Alone()), TRAIN, indices)
     for name in ("at once", "pieces"):
         assert torch.allclose(found[name][0], total, atol=1e-6)
         for ours, parameter in zip(found[name][1], network.parameters(), strict=True):
@@ -142,9 +154,8 @@ def test_pieces_give_the_gradient_of_the_whole_batch(micro):
         network = head().double()
         data = FeatureData(TRAIN.features.double(), TRAIN.labels, TRAIN.descriptors.double())
         step = Step(network, TotalLoss(*WEIGHTS), Alone(), size)
-        step._forward = lambda data, at, network=network: SilkOutput(*network(
-            data.batch(at).inputs))  # float64 all the way
-        total, _ = step.train(data, torch.arange(0, 122, 2))
+        step._forward = lambda inputs, network=network: SilkOutput(*network(inputs))  # float64
+        total, _ = one_step(step, data, torch.arange(0, 122, 2))
         found.append((total, [p.grad for p in network.parameters()]))
     assert found[0][0].item() == pytest.approx(found[1][0].item(), abs=1e-12)
     for one, two in zip(found[0][1], found[1][1], strict=True):
@@ -163,7 +174,7 @@ def test_pieces_meet_the_same_dropout_twice():
 
     network = Watched(16, 3, task_fc=(32, 8), dropout=0.6, seed=4)
     torch.manual_seed(0)
-    Step(network, TotalLoss(*WEIGHTS), Alone(), 20).train(TRAIN, torch.arange(60))
+    one_step(Step(network, TotalLoss(*WEIGHTS), Alone(), 20))
     assert len(seen) == 6 and all(map(torch.equal, seen[:3], seen[3:]))
     assert not torch.equal(seen[0], seen[1])
 
@@ -188,11 +199,11 @@ def test_running_batch_norm_is_refused_in_pieces():
             return self.head(self.norm(features))
 
     network = Normed()
-    Step(network, TotalLoss(), Alone(), 70).train(TRAIN, torch.arange(60))  # one piece
+    one_step(Step(network, TotalLoss(), Alone(), 70))  # one piece
     with pytest.raises(ValueError, match="the batch norm 'norm' takes its statistics"):
-        Step(network, TotalLoss(), Alone(), 20).train(TRAIN, torch.arange(60))
+        one_step(Step(network, TotalLoss(), Alone(), 20))
     network.norm.eval()
-    Step(network, TotalLoss(), Alone(), 20).train(TRAIN, torch.arange(60))
+    one_step(Step(network, TotalLoss(), Alone(), 20))
 
 
 @pytest.mark.parametrize("size", [4, 61, 180])
@@ -230,9 +241,9 @@ def test_bf16_is_of_the_network_and_not_of_the_losses():
             return super().forward(features)
 
     network = Watched(16, 3, task_fc=(32, 8), dropout=0.0, seed=4)
-    total, parts = Step(network, TotalLoss(*WEIGHTS), Alone(precision="bf16")).train(
-        TRAIN, torch.arange(60))
-    exact, _ = Step(head(), TotalLoss(*WEIGHTS), Alone()).train(TRAIN, torch.arange(60))
+    total, parts = one_step(Step(network, TotalLoss(*WEIGHTS),
+                                   Alone(precision="bf16")))
+    exact, _ = one_step(Step(head(), TotalLoss(*WEIGHTS), Alone()))
     assert seen == [torch.bfloat16]
     assert {part.dtype for part in (total, *parts.values())} == {torch.float32}
     assert total.item() == pytest.approx(exact.item(), abs=0.02) and total != exact
