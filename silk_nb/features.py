@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Item', 'Result', 'PRECISIONS', 'ImageChangedError', 'decode_image', 'load_pixels', 'normalise', 'CacheWarning',
            'default_cache', 'image_keys', 'cache_folder', 'ahead', 'fastest_precision', 'extract_features',
-           'extract_descriptors', 'plot_features', 'Batch', 'FeatureData', 'ImageData']
+           'extract_descriptors', 'plot_features', 'Batch', 'as_indices', 'FeatureData', 'ImageData']
 
 # %% ../nbs/09_features.ipynb #bd4cb820
 import hashlib
@@ -410,40 +410,6 @@ def _one_thread(place: torch.device) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
 
-# %% ../nbs/09_features.ipynb #54d18087
-def extract_features(
-    paths: Sequence[str | Path],  # N image files
-    backbone: Backbone,  # its present weights are used, its mode does not matter
-    *,
-    cache: str | Path | None = None,  # folder, such as `default_cache()`; None: keep nothing
-    batch_size: int = 64,  # images at a time; bounds the memory
-    device: str | torch.device | None = None,  # to compute on; None: where the backbone is
-    precision: str = "float32",  # or "bfloat16", or "fastest": see `fastest_precision`
-    quiet: bool = False,  # no progress bar
-    resolution: int = 5,  # r of the colour descriptor
-) -> tuple[Tensor, Tensor]:  # float32 on the CPU: features N×D, colour descriptors N×r²
-    """Backbone features and colour descriptors of images, computed once per image content.
-
-    Raises `FileNotFoundError` or `ValueError` naming an image that cannot be read, `OSError`
-    for a cache folder that cannot be used; warns with `CacheWarning` of a damaged cache file.
-    """
-    _check_extraction(batch_size, resolution)
-    place = _place(backbone, device)
-    if precision == "fastest":
-        precision = fastest_precision(backbone, place, batch_size=batch_size)
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)} and fastest, "
-                         f"not {precision!r}.")
-    kind = () if precision == "float32" else (precision,)
-    folder = cache_folder(cache, backbone.name, backbone.fingerprint(), resolution, *kind)
-    widths = (backbone.out_features, resolution**2)
-    compute = _on_cpu if place.type == "cpu" else _on_device
-    chunk = min(batch_size, _CHUNK) if place.type == "cpu" else batch_size
-    with _lent(backbone, place):
-        work = _Work(backbone, place, precision, resolution)
-        return _extract(paths, _Extraction(lambda chunks: compute(work, chunks), widths, folder,
-                                           chunk, quiet))
-
 # %% ../nbs/09_features.ipynb #258916ec
 class _Work(NamedTuple):
     """How features are computed."""
@@ -498,6 +464,40 @@ def _fetched(features: Tensor, files: Sequence[str | Path]) -> Tensor:
         raise ValueError(f"The network gives values that are not finite for "
                          f"{files[int(torch.nonzero(bad)[0])]}: its weights cannot be right.")
     return features
+
+# %% ../nbs/09_features.ipynb #54d18087
+def extract_features(
+    paths: Sequence[str | Path],  # N image files
+    backbone: Backbone,  # its present weights are used, its mode does not matter
+    *,
+    cache: str | Path | None = None,  # folder, such as `default_cache()`; None: keep nothing
+    batch_size: int = 64,  # images at a time; bounds the memory
+    device: str | torch.device | None = None,  # to compute on; None: where the backbone is
+    precision: str = "float32",  # or "bfloat16", or "fastest": see `fastest_precision`
+    quiet: bool = False,  # no progress bar
+    resolution: int = 5,  # r of the colour descriptor
+) -> tuple[Tensor, Tensor]:  # float32 on the CPU: features N×D, colour descriptors N×r²
+    """Backbone features and colour descriptors of images, computed once per image content.
+
+    Raises `FileNotFoundError` or `ValueError` naming an image that cannot be read, `OSError`
+    for a cache folder that cannot be used; warns with `CacheWarning` of a damaged cache file.
+    """
+    _check_extraction(batch_size, resolution)
+    place = _place(backbone, device)
+    if precision == "fastest":
+        precision = fastest_precision(backbone, place, batch_size=batch_size)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)} and fastest, "
+                         f"not {precision!r}.")
+    kind = () if precision == "float32" else (precision,)
+    folder = cache_folder(cache, backbone.name, backbone.fingerprint(), resolution, *kind)
+    widths = (backbone.out_features, resolution**2)
+    compute = _on_cpu if place.type == "cpu" else _on_device
+    chunk = min(batch_size, _CHUNK) if place.type == "cpu" else batch_size
+    with _lent(backbone, place):
+        work = _Work(backbone, place, precision, resolution)
+        return _extract(paths, _Extraction(lambda chunks: compute(work, chunks), widths, folder,
+                                           chunk, quiet))
 
 # %% ../nbs/09_features.ipynb #c81d2b0e
 def extract_descriptors(
@@ -595,8 +595,10 @@ def _same_length(what: str, found: int, length: int) -> None:
         raise ValueError(f"There are {found} {what} for {length} images.")
 
 
-def _index(indices: Sequence[int] | Tensor) -> Tensor:
-    """Indices as int64; anything but whole numbers is refused."""
+def as_indices(
+    indices: Sequence[int] | Tensor,  # N whole numbers
+) -> Tensor:  # N int64
+    """Indices as a tensor. Raises `ValueError` for anything but whole numbers."""
     index = np.array(indices.cpu().numpy() if isinstance(indices, Tensor) else indices)
     if index.ndim != 1 or (index.dtype.kind not in "iu" and index.size):
         raise ValueError("indices must be a list or vector of whole numbers.")
@@ -625,7 +627,7 @@ class FeatureData(_Batches):
         indices: Sequence[int] | Tensor,  # which images, in this order
     ) -> Batch:
         """Features, labels and descriptors of the chosen images."""
-        at = _index(indices)
+        at = as_indices(indices)
         descriptors = None if self.descriptors is None else self.descriptors[at]
         return Batch(self.features[at], self.labels[at], descriptors)
 
@@ -662,7 +664,7 @@ class ImageData(_Batches):
         indices: Sequence[int] | Tensor,  # which images, in this order
     ) -> Tensor:  # uint8 N×3×S×S, laid out channels-last
         """The chosen images, decoded and resized."""
-        chosen = [self.paths[i] for i in _index(indices).tolist()]
+        chosen = [self.paths[i] for i in as_indices(indices).tolist()]
         return load_pixels(chosen, self.size, workers=self.workers)
 
     def batch(
@@ -670,6 +672,6 @@ class ImageData(_Batches):
         indices: Sequence[int] | Tensor,  # which images, in this order
     ) -> Batch:
         """Normalised images, labels and descriptors of the chosen images."""
-        at = _index(indices)
+        at = as_indices(indices)
         descriptors = None if self.descriptors is None else self.descriptors[at]
         return Batch(normalise(self.pixels(at), self.mean, self.std), self.labels[at], descriptors)
