@@ -93,6 +93,8 @@ _RUN_OPTIONS = {
     "batch_norm": (("frozen", "running"), None, "of a trained backbone; by default frozen where it "
                    "has weights"),
     "precision": (("float32", "bf16"), "float32", "of what the network computes in training"),
+    "augment": (("none", "flip", "crop", "strong", "colour"), "none",
+                "training images, where the backbone is trained"),
     "micro_batch": (_whole, None, "images that go through the network at a time, where memory is "
                     "short; changes no result"),
 }
@@ -166,7 +168,7 @@ def _add_study(study: argparse.ArgumentParser) -> None:
                        "jobs are queued (default: 60)")
     study.add_argument("--wait", type=_number, default=0.0,
                        help="seconds to wait for another study on the folder")
-    _add_data(study, but=("seed", "trainable", "batch_norm"))
+    _add_data(study, but=("seed", "trainable", "batch_norm", "augment"))
 
 
 def _add_train(train: argparse.ArgumentParser) -> None:
@@ -200,7 +202,7 @@ def _add_tune(tune: argparse.ArgumentParser) -> None:
     tune.add_argument("--out", type=Path, default=Path("tuning"), help="folder (default: tuning)")
     tune.add_argument("--wait", type=_number, default=0.0,
                       help="seconds to wait for another search on the folder")
-    _add_data(tune, but=("trainable", "batch_norm"))
+    _add_data(tune, but=("trainable", "batch_norm", "augment"))
 
 # %% ../nbs/23_cli.ipynb #a1c0ffe2
 def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:

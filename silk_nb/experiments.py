@@ -44,6 +44,7 @@ from .recipes import EXPERIMENTS, HEADS, Experiment, find_experiment
 from .report import standard_figures, write_report
 from .samplers import ClassBalancedBatchSampler, ResumableSampler, largest_balanced_batch
 from .steps import Alone
+from .store import StoredData, augmentation, build_store
 from .training import (CrossFit, NonFiniteLossError, TrainingConfig, apply_network, fit,
                               halve)
 
@@ -114,6 +115,7 @@ class RunConfig:
     batch_norm: str | None = None  # of a trained backbone: "frozen" or "running"; None: see Backbone
     precision: str = "float32"  # or "bf16": of what the network computes while it is trained
     micro_batch: int | None = None  # images that go through the network at a time; None: the batch
+    augment: str = "none"  # of training images where the backbone is trained, see `silk_nb.store`
 
     def recipe(self) -> Experiment:
         """The experiment, with the weights that were asked for.
@@ -145,9 +147,11 @@ class RunConfig:
                              f"logistic_share={settled.logistic_share!r} from 0 on and below 1.")
         if settled.precision not in ("float32", "bf16"):
             raise ValueError(f"precision must be 'float32' or 'bf16', not {settled.precision!r}.")
-        if settled.batch_norm is not None and self.trainable == "none":
-            raise ValueError(f"batch_norm={settled.batch_norm!r} is of a backbone that is trained: "
-                             "leave it out, or take such as trainable='all'.")
+        augmentation(settled.augment, 8)  # refuses unknown names
+        for name, default in (("batch_norm", None), ("augment", "none")):
+            if getattr(settled, name) != default and self.trainable == "none":
+                raise ValueError(f"{name}={getattr(settled, name)!r} is for a backbone that is "
+                                 "trained: leave it out, or take such as trainable='all'.")
         frozen = {"standardised features": settled.standardise, "SMOTE": experiment.oversampling,
                   "an average": settled.members > 1 or settled.logistic_share > 0,
                   "a classifier without network": experiment.without_network,
@@ -339,7 +343,23 @@ def _batch_size(labels: Tensor, config: RunConfig) -> int:
     return min(180, len(labels), largest_balanced_batch(labels))
 
 
-def _parts(split: pd.DataFrame, seen: Seen, backbone: Backbone | None) -> dict:
+def _images(split: pd.DataFrame, config: RunConfig, backbone: Backbone, cache: str | Path | None,
+            quiet: bool) -> Callable:
+    """What makes the data of some of the images: from the store, or without a cache from files."""
+    how = {"mean": backbone.mean, "std": backbone.std}
+    if cache is None:
+        if config.augment != "none":
+            raise ValueError(f"augment={config.augment!r} reads images from a store: name a folder "
+                             "for it with cache=.")
+        return lambda here, codes, colours, _: ImageData(
+            split["image"].iloc[here], codes, size=backbone.input_size, descriptors=colours, **how)
+    store = build_store(split["image"].tolist(), backbone.input_size, cache=cache, quiet=quiet)
+    return lambda here, codes, colours, name: StoredData(
+        store.take(here), codes, descriptors=colours, seed=config.seed,
+        augment=config.augment if name == "train" else "none", **how)
+
+
+def _parts(split: pd.DataFrame, seen: Seen, images: Callable | None) -> dict:
     """Split name -> data of its images."""
     at = pd.Index(seen.images).get_indexer(split["image"])
     if (at < 0).any():
@@ -353,8 +373,7 @@ def _parts(split: pd.DataFrame, seen: Seen, backbone: Backbone | None) -> dict:
         if seen.inputs is not None:
             data[name] = FeatureData(seen.inputs[at[here]], codes[here], colours)
         else:
-            data[name] = ImageData(split["image"].iloc[here], codes[here], mean=backbone.mean,
-                                   size=backbone.input_size, std=backbone.std, descriptors=colours)
+            data[name] = images(here, codes[here], colours, name)
     return data
 
 # %% ../nbs/18_experiments.ipynb #c49bdc41
@@ -713,7 +732,10 @@ def _start(table: pd.DataFrame, config: RunConfig, backbone: Backbone | None,
     seen = prepared.seen if prepared else see_images(
         split["image"], backbone, frozen=config.trainable == "none", cache=cache, device=device,
         quiet=quiet)
-    return _Start(split, account, rejected, seen, _parts(split, seen, backbone), sampler, network)
+    images = None
+    if config.trainable != "none":
+        images = _images(split, config, backbone, cache, quiet)
+    return _Start(split, account, rejected, seen, _parts(split, seen, images), sampler, network)
 
 # %% ../nbs/18_experiments.ipynb #c6a78291
 def _place(accelerator: "Accelerator | None", device: str | None, config: RunConfig

@@ -316,6 +316,36 @@ def test_fine_tuning_the_last_block(silk_table, tmp_path):
     assert fresh["class"].tolist() == stored["predicted"].tolist()
 
 
+def test_images_of_a_trained_backbone_come_from_the_store_and_may_vary(silk_table, tmp_path):
+    config = replace(CONFIG, trainable=1, max_epochs=2, input_size=48, experiment="C",
+                     batch_size=18, dropout=0.0)
+    rows = silk_table.groupby("technique", observed=True).head(9)
+    how = {"cache": tmp_path / "cache", "quiet": True}
+    found = {}
+    for name, more in (("files", {"cache": None}), ("store", {}), ("again", {})):
+        run_experiment(rows, tmp_path / name, config, **(how | more))
+        found[name] = contents(tmp_path / name, ["history.csv", "predictions.csv"])
+    assert found["files"] == found["store"] == found["again"]
+    assert list((tmp_path / "cache").rglob("shard-*.safetensors"))
+    for name in ("varied", "varied again"):
+        run_experiment(rows, tmp_path / name, replace(config, augment="strong"), **how)
+        found[name] = contents(tmp_path / name, ["history.csv", "predictions.csv"])
+    assert found["varied"] == found["varied again"] != found["store"]
+    for wrong, told in (({"augment": "blur"}, "augment must be one of none, flip"),
+                        ({"augment": "flip", "trainable": "none"}, "backbone that is trained"),
+                        ({"batch_norm": "frozen", "trainable": "none"}, "backbone that is trained"),
+                        ({"batch_norm": "wild"}, "'frozen' or 'running'"),
+                        ({"precision": "fp8"}, "'float32' or 'bf16'")):
+        with pytest.raises(ValueError, match=told):
+            run_experiment(rows, tmp_path / "wrong", replace(config, **wrong), **how)
+    with pytest.raises(ValueError, match="name a folder for it with cache="):
+        run_experiment(rows, tmp_path / "wrong", replace(config, augment="flip"), quiet=True)
+    with pytest.raises(ValueError, match="'compile' is for a backbone that is trained"):
+        run_experiment(rows, tmp_path / "wrong", replace(config, trainable="none"),
+                       speedups=["compile"], **how)
+    assert not (tmp_path / "wrong").exists()
+
+
 def test_the_test_set_takes_no_part_in_training(run, silk_table, silk_cache, tmp_path, monkeypatch):
     """Other test features change the predictions, but neither history nor weights."""
     import silk_nb.experiments as module

@@ -43,7 +43,8 @@ def inputs_of(step, data, indices):
 
 def one_step(step, data=TRAIN, indices=None):
     """Loss and parts, with the gradients in the network."""
-    return step.train(data, *inputs_of(step, data, torch.arange(60) if indices is None else indices))
+    chosen = torch.arange(60) if indices is None else indices
+    return step.train(data, *inputs_of(step, data, chosen))
 
 
 def head(dropout=0.0):
