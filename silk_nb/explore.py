@@ -29,7 +29,7 @@ from .evaluation import plot_per_class_f1
 from .experiments import check_once
 from .features import FeatureData, extract_features
 from .imbalance import class_counts, literal_text, minority_classes, plot_class_distribution
-from .predict import evaluate_run, load_run, read_header
+from .predict import load_run, read_header
 from .samplers import (ClassBalancedBatchSampler, RandomBatchSampler, batch_shares,
                               largest_balanced_batch, plot_batches)
 from .study import collect_study
@@ -503,7 +503,8 @@ def plot_experiments(
     unknown name and for a run without test images."""
     chosen, tables = _chosen_runs(runs, variable, experiments), {}
     for row in chosen.itertuples():
-        table = evaluate_run(row.folder)[1]
+        table = pd.read_csv(Path(row.folder) / "per_class.csv", dtype={"class": str},
+                            keep_default_na=False).set_index("class")
         if not table["test"].sum():
             raise ValueError(f"the run in {row.folder} has no test images: nothing to compare.")
         tables.setdefault(row.experiment, []).append(table)

@@ -6,7 +6,7 @@
 __all__ = ['check_ipywidgets', 'picture', 'words', 'show_in', 'distribution_widget', 'photograph', 'scatter_of', 'cluster_widget',
            'experiment_widget', 'image_widget', 'explore']
 
-# %% ../nbs/24_widgets.ipynb #2d2e0d8e
+# %% ../nbs/24_widgets.ipynb #b0e2db4b
 import html
 import io
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ from .images import (contact_sheet, export_suspects, plot_image_colours, plot_ne
 if TYPE_CHECKING:
     from ipywidgets import HTML, Box, Image, Tab, VBox
 
-# %% ../nbs/24_widgets.ipynb #e0b7991e
+# %% ../nbs/24_widgets.ipynb #f91cd3b7
 def check_ipywidgets() -> ModuleType:  # the module ipywidgets
     """`ModuleNotFoundError` that says what to install where the extra is missing."""
     try:
@@ -80,7 +80,7 @@ def show_in(
                 plt.close(number)
     place.children = shown
 
-# %% ../nbs/24_widgets.ipynb #3db8a656
+# %% ../nbs/24_widgets.ipynb #ceb3b19b
 def distribution_widget(
     runs: pd.DataFrame,  # from `find_runs`
 ) -> "VBox":
@@ -114,7 +114,7 @@ def distribution_widget(
     redraw()
     return w.VBox([w.HBox([chosen, batch]), place])
 
-# %% ../nbs/24_widgets.ipynb #63550293
+# %% ../nbs/24_widgets.ipynb #5c83c5b9
 def photograph(
     seen: RunImages,  # from `see_run`
     position: int,  # row of its table
@@ -129,7 +129,7 @@ def photograph(
                     for name, value in told.items())
     mark = "✓ right" if row["right"] else "✗ wrong"
     return w.VBox([_thumbnail(row["image"], side),
-                   w.HTML(f"<div class='silk-photograph'>{mark}<table>{about}</table></div>")])
+                   w.HTML(f"{_STYLE}<div class='silk-photograph silk-table'>{mark}<table>{about}</table></div>")])
 
 
 def _thumbnail(image: str, side: int) -> "Image | HTML":
@@ -145,7 +145,7 @@ def _thumbnail(image: str, side: int) -> "Image | HTML":
     return check_ipywidgets().Image(value=file.getvalue(), format="jpeg",
                                     layout={"width": f"{side}px", "object_fit": "contain"})
 
-# %% ../nbs/24_widgets.ipynb #0b7ae448
+# %% ../nbs/24_widgets.ipynb #2028ed2f
 def _point_colours(seen: RunImages, by: str) -> tuple[pd.Series, dict | list]:
     """What colours a point, and the colours."""
     palette = [to_hex(colour) for colour in sns.color_palette("colorblind")]
@@ -167,7 +167,8 @@ def _cloud(seen: RunImages, space: str, method: str, by: str) -> pd.DataFrame:
     order = np.argsort(rare.to_numpy(), kind="stable")
     return pd.DataFrame({"x": points[order, 0], "y": points[order, 1], "row": order,
                          "colour": colour.iloc[order].reset_index(drop=True),
-                         "size": np.where(rare, "minority", "majority")[order]})
+                         "size": pd.Categorical(np.where(rare, "minority", "majority")[order],
+                                                categories=["majority", "minority"])})
 
 
 def scatter_of(
@@ -181,23 +182,42 @@ def scatter_of(
     import jscatter
 
     cloud = _cloud(seen, space, method, by)
-    plot = jscatter.Scatter(data=cloud, x="x", y="y", height=430, width=560)
+    plot = jscatter.Scatter(data=cloud, x="x", y="y", height=430, width=480)
     plot.color(by="colour", map=_point_colours(seen, by)[1])
     large = 9 if len(cloud) < 3000 else 5
-    plot.size(by="size", map={"majority": large * 0.6, "minority": large})
+    plot.size(by="size", map=[large * 0.6, large])
     plot.opacity(0.85 if len(cloud) < 3000 else 0.6)
     plot.axes(False)
-    plot.legend(True)
+    plot.legend(False)  # it would lie on the points
     return plot, cloud
 
-# %% ../nbs/24_widgets.ipynb #71d04038
+# %% ../nbs/24_widgets.ipynb #01bf6165
+_STYLE = ("<style>.silk-table td, .silk-table th {padding: 0 6px; line-height: 1.5; text-align: left;}"
+          "</style>")
+
+
+def _legend(seen: RunImages, by: str) -> "HTML":
+    """What the colours mean, above the plot, where it hides no point."""
+    colours = _point_colours(seen, by)[1]
+    if by == "score":
+        named = {"0": colours[0], "score of the predicted class": colours[len(colours) // 2],
+                 "1": colours[-1]}
+    else:
+        named = colours
+    parts = [f"<span style='white-space:nowrap'><span style='color:{colour}'>⬤</span> "
+             f"{html.escape(name)}{' ●' * (by == 'label' and name in seen.minority)}</span>"
+             for name, colour in named.items()]
+    note = " &nbsp; large points: minority classes (●)" if seen.minority else ""
+    return check_ipywidgets().HTML(f"<div class='silk-legend'>{' &nbsp; '.join(parts)}{note}</div>")
+
+
 def _numbers_table(seen: RunImages, space: str) -> "HTML":
     """Purity and silhouette per class."""
     values = seen.f_aux if space == "f_aux" else seen.f_rn
     table = cluster_numbers(values, seen.table["label"], groups=seen.table["group"])
     names = {name: f"{name} ●" for name in seen.minority}
-    return check_ipywidgets().HTML("<div class='silk-numbers'>" + table.rename(index=names).to_html(
-        float_format="{:.2f}".format, border=0) + "</div>")
+    return check_ipywidgets().HTML(f"{_STYLE}<div class='silk-table'>" + table.rename(
+        index=names).to_html(float_format="{:.2f}".format, border=0) + "</div>")
 
 
 def _region(seen: RunImages, rows: Sequence[int], most: int = 24) -> "VBox":
@@ -210,10 +230,10 @@ def _region(seen: RunImages, rows: Sequence[int], most: int = 24) -> "VBox":
     listed = inside[["image", "label", "predicted", "split"]].assign(
         image=[Path(image).name for image in inside["image"]])
     return w.VBox([words(f"{len(inside)} images: {told}"), place,
-                   w.HTML(f"<div style='max-height:200px;overflow:auto'>"
+                   w.HTML(f"{_STYLE}<div class='silk-table' style='max-height:200px;overflow:auto'>"
                           f"{listed.head(500).to_html(border=0)}</div>")])
 
-# %% ../nbs/24_widgets.ipynb #c8fac9f2
+# %% ../nbs/24_widgets.ipynb #5bbceef1
 def cluster_widget(
     seen: RunImages,  # from `see_run`
 ) -> "VBox":
@@ -223,7 +243,9 @@ def cluster_widget(
     method = w.Dropdown(options=["UMAP", "PCA"], description="method")
     by = w.Dropdown(options=[("class", "label"), ("split", "split"), ("right or wrong", "right"),
                              ("score", "score")], description="colour")
-    place, side, below, numbers = w.VBox(), w.VBox(), w.VBox(), w.VBox()
+    fixed = {"flex": "0 0 auto"}
+    place, side, numbers = w.VBox(layout=fixed), w.VBox(layout={"width": "230px", **fixed}), w.VBox()
+    below = w.VBox()
     shown = {"hint": words("Point at an image or click it; a lasso lists a region.")}
 
     def look(cloud: pd.DataFrame, position: int | None) -> None:
@@ -240,7 +262,7 @@ def cluster_widget(
         plot, cloud = scatter_of(seen, space.value, method.value, by.value)
         plot.widget.observe(lambda change: look(cloud, change["new"]), names="hovering")
         plot.widget.observe(lambda change: select(cloud, change["new"]), names="selection")
-        return plot.show()
+        return w.VBox([_legend(seen, by.value), plot.show()], layout={"max_width": "560px"})
 
     def redraw(_: object = None) -> None:
         show_in(place, draw)
@@ -252,9 +274,10 @@ def cluster_widget(
     redraw()
     return w.VBox([words(f"{seen.title}: {len(seen.table)} images" + (
         f", {len(seen.left_out)} cannot be read and are left out" if len(seen.left_out) else "")),
-        w.HBox([space, method, by]), w.HBox([place, side, numbers]), below])
+        w.HBox([space, method, by]),
+        w.HBox([place, side, numbers], layout={"flex_flow": "row wrap"}), below])
 
-# %% ../nbs/24_widgets.ipynb #5dfda47d
+# %% ../nbs/24_widgets.ipynb #aaf9bd42
 def _behind(predictions: pd.DataFrame, name: str, most: int = 16) -> list[Axes]:
     """The images that a class lost or took, those of the highest score first."""
     wrong = mistakes(predictions, name).head(most)
@@ -305,7 +328,7 @@ def experiment_widget(
     classes.observe(details, names="value")
     return w.VBox([w.HBox([variable, experiments]), place, classes, behind])
 
-# %% ../nbs/24_widgets.ipynb #176bc4ab
+# %% ../nbs/24_widgets.ipynb #7b1e86e9
 def _suspect_part(seen: RunImages) -> "VBox":
     """Suspects by how many neighbours must agree, and the button that writes them."""
     w, place = check_ipywidgets(), check_ipywidgets().VBox()
@@ -353,6 +376,7 @@ def image_widget(
         show_in(sheet, lambda: contact_sheet(seen.table, classes.value))
         rows = np.flatnonzero(seen.table["label"] == classes.value)
         image.options = [(Path(seen.table["image"].iloc[at]).name, int(at)) for at in rows]
+        image.value = int(rows[0]) if len(rows) else None
 
     change()
     details()
@@ -361,7 +385,7 @@ def image_widget(
     return w.VBox([classes, sheet, image, one, w.HTML("<h3>Suspects for a wrong annotation</h3>"),
                    _suspect_part(seen)])
 
-# %% ../nbs/24_widgets.ipynb #3bad42c6
+# %% ../nbs/24_widgets.ipynb #acec94af
 def explore(
     folder: str | Path,  # a run, a study, or a folder of run folders
     *,
