@@ -254,9 +254,13 @@ def cluster_widget(
 
     def select(cloud: pd.DataFrame, positions: Sequence[int]) -> None:
         rows = cloud["row"].iloc[list(positions)].tolist()
-        below.children = [_region(seen, rows)] if len(rows) > 1 else []
         if len(rows) == 1:
+            name = Path(seen.table["image"].iloc[rows[0]]).name
             side.children = [photograph(seen, rows[0])]
+            show_in(below, lambda: words(f"Clicked: {name}, and its nearest neighbours."),
+                    lambda: plot_neighbours(seen, rows[0]))
+        else:
+            below.children = [_region(seen, rows)] if rows else []
 
     def draw() -> object:
         plot, cloud = scatter_of(seen, space.value, method.value, by.value)

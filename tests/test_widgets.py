@@ -115,7 +115,8 @@ def test_points_show_their_photograph_and_a_region_its_images(seen):
     assert Path(row["image"]).name[:50] in told(widget) and row["label"] in told(widget)
     hovered = pictures(widget)
     scatter(widget).selection = np.array([11])
-    assert pictures(widget) != hovered
+    assert pictures(widget)[0] != hovered[0] and len(pictures(widget)) == len(hovered) + 1
+    assert "Clicked: " in told(widget)
     scatter(widget).selection = np.array([3, 11, 50])
     assert "3 images: " in told(widget)
     control(widget, "colour").value = "right"
