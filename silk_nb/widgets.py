@@ -12,7 +12,6 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,8 +28,11 @@ from .explore import (RunImages, cluster_numbers, find_runs, mistakes,
 from .images import (contact_sheet, export_suspects, plot_image_colours, plot_neighbours,
                             plot_suspects, show_images, suspects)
 
-if TYPE_CHECKING:
+try:
     from ipywidgets import HTML, Box, Image, Tab, VBox
+except ImportError as error:
+    raise ModuleNotFoundError('the widgets are an extra: pip install "silk_nb[explore]". The '
+                              "figures of silk_nb.explore need none.") from error
 
 # %% ../nbs/24_widgets.ipynb #f91cd3b7
 def check_ipywidgets() -> ModuleType:  # the module ipywidgets
@@ -48,7 +50,7 @@ def picture(
     axes: Axes | Sequence[Axes],  # of one figure, which is closed
     *,
     dpi: int = 88,
-) -> "Image":  # an ipywidgets Image
+) -> Image:  # an ipywidgets Image
     """A figure as a picture."""
     figure, file = (axes if isinstance(axes, Axes) else axes[0]).figure, io.BytesIO()
     figure.savefig(file, format="png", dpi=dpi, facecolor="white", bbox_inches="tight")
@@ -59,13 +61,13 @@ def picture(
 
 def words(
     text: str,  # plain
-) -> "HTML":  # an ipywidgets HTML
+) -> HTML:  # an ipywidgets HTML
     """A sentence as a widget; what is in it is shown as it is."""
     return check_ipywidgets().HTML(f"<p>{html.escape(text)}</p>")
 
 
 def show_in(
-    place: "Box",  # whose content is replaced
+    place: Box,  # whose content is replaced
     *draw: Callable,  # each gives axes, or a widget
 ) -> None:
     """Draw into a box; what a function refuses is said in its place, and leaves no figure open."""
@@ -83,7 +85,7 @@ def show_in(
 # %% ../nbs/24_widgets.ipynb #ceb3b19b
 def distribution_widget(
     runs: pd.DataFrame,  # from `find_runs`
-) -> "VBox":
+) -> VBox:
     """Choose variables to see their classes, and what batches of any size deliver of one."""
     w = check_ipywidgets()
     names = list(runs["variable"].unique())
@@ -119,7 +121,7 @@ def photograph(
     seen: RunImages,  # from `see_run`
     position: int,  # row of its table
     side: int = 200,  # pixels
-) -> "VBox":
+) -> VBox:
     """A photograph with label, prediction, score and split; words where the file is missing."""
     w, row = check_ipywidgets(), seen.table.iloc[position]
     told = {"label": row["label"], "prediction": f"{row['predicted']} ({row['score']:.0%})",
@@ -196,7 +198,7 @@ _STYLE = ("<style>.silk-table td, .silk-table th {padding: 0 6px; line-height: 1
           "</style>")
 
 
-def _legend(seen: RunImages, by: str) -> "HTML":
+def _legend(seen: RunImages, by: str) -> HTML:
     """What the colours mean, above the plot, where it hides no point."""
     colours = _point_colours(seen, by)[1]
     if by == "score":
@@ -211,7 +213,7 @@ def _legend(seen: RunImages, by: str) -> "HTML":
     return check_ipywidgets().HTML(f"<div class='silk-legend'>{' &nbsp; '.join(parts)}{note}</div>")
 
 
-def _numbers_table(seen: RunImages, space: str) -> "HTML":
+def _numbers_table(seen: RunImages, space: str) -> HTML:
     """Purity and silhouette per class."""
     values = seen.f_aux if space == "f_aux" else seen.f_rn
     table = cluster_numbers(values, seen.table["label"], groups=seen.table["group"])
@@ -220,7 +222,7 @@ def _numbers_table(seen: RunImages, space: str) -> "HTML":
         index=names).to_html(float_format="{:.2f}".format, border=0) + "</div>")
 
 
-def _region(seen: RunImages, rows: Sequence[int], most: int = 24) -> "VBox":
+def _region(seen: RunImages, rows: Sequence[int], most: int = 24) -> VBox:
     """The images of a region: how many of which class, and the first photographs."""
     w, inside = check_ipywidgets(), seen.table.iloc[list(rows)]
     told = ", ".join(f"{name} {n}" for name, n in inside["label"].value_counts().items())
@@ -236,7 +238,7 @@ def _region(seen: RunImages, rows: Sequence[int], most: int = 24) -> "VBox":
 # %% ../nbs/24_widgets.ipynb #5bbceef1
 def cluster_widget(
     seen: RunImages,  # from `see_run`
-) -> "VBox":
+) -> VBox:
     """Clusters of a run: point at an image, click it, or lasso a region."""
     w = check_ipywidgets()
     space = w.Dropdown(options=["f_aux", "f_RN"], description="space")
@@ -293,7 +295,7 @@ def _behind(predictions: pd.DataFrame, name: str, most: int = 16) -> list[Axes]:
 
 def experiment_widget(
     runs: pd.DataFrame,  # from `find_runs`
-) -> "VBox":
+) -> VBox:
     """F1 per class of the experiments that are chosen; a click on a class shows its confusions."""
     w = check_ipywidgets()
     variable = w.Dropdown(options=list(runs["variable"].unique()), description="variable")
@@ -333,7 +335,7 @@ def experiment_widget(
     return w.VBox([w.HBox([variable, experiments]), place, classes, behind])
 
 # %% ../nbs/24_widgets.ipynb #7b1e86e9
-def _suspect_part(seen: RunImages) -> "VBox":
+def _suspect_part(seen: RunImages) -> VBox:
     """Suspects by how many neighbours must agree, and the button that writes them."""
     w, place = check_ipywidgets(), check_ipywidgets().VBox()
     least = w.FloatSlider(value=0.7, min=0.5, max=1.0, step=0.1, description="agree",
@@ -362,7 +364,7 @@ def _suspect_part(seen: RunImages) -> "VBox":
 
 def image_widget(
     seen: RunImages,  # from `see_run`
-) -> "VBox":
+) -> VBox:
     """Contact sheets, neighbours and colours of an image, and suspects for a wrong annotation."""
     w = check_ipywidgets()
     classes = w.Dropdown(options=seen.classes, description="class")
@@ -396,7 +398,7 @@ def explore(
     weights: str | Path | None = None,  # of the backbone, where the file of the runs has moved
     cache: str | Path | None = None,  # folder for features, such as `default_cache()`
     quiet: bool = True,  # no progress bars
-) -> "VBox":
+) -> VBox:
     """All widgets on a folder, each in a tab. What is amiss with the folder is said in their place."""
     w = check_ipywidgets()
     try:
@@ -427,6 +429,6 @@ def explore(
                           "Clusters": w.VBox([which, clusters]), "Images": images})])
 
 
-def _tabs(parts: dict[str, "VBox"]) -> "Tab":
+def _tabs(parts: dict[str, VBox]) -> Tab:
     """Widgets in tabs, by title."""
     return check_ipywidgets().Tab(children=list(parts.values()), titles=list(parts))
