@@ -142,7 +142,7 @@ def read_study(
         raise ValueError(f"{Path(folder) / 'study.json'} is damaged: it has no {min(missing)}.")
     return held
 
-
+# %% ../nbs/20_study.ipynb #bda84367
 @contextmanager
 def hold_folder(
     folder: Path,  # made where it is missing

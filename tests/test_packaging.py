@@ -54,8 +54,8 @@ def test_the_wheel_asks_for_bounded_libraries_and_no_nbdev(wheel):
 
 BLOCKED = """
 import importlib, pathlib, sys
-for name in ("nbdev", "fastcore", "execnb", "IPython", "ipywidgets", "umap", "hypothesis",
-             "pytorch_metric_learning", "skimage"):
+for name in ("nbdev", "fastcore", "execnb", "IPython", "ipywidgets", "umap", "jscatter",
+             "playwright", "hypothesis", "pytorch_metric_learning", "skimage"):
     sys.modules[name] = None
 import silk_nb
 names = [p.stem for p in pathlib.Path(silk_nb.__file__).parent.glob("*.py")]

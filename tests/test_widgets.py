@@ -1,0 +1,191 @@
+"""The widgets without a browser: controls change what is shown, and words stand for what is not."""
+import shutil
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+ipywidgets = pytest.importorskip("ipywidgets")
+pytest.importorskip("jscatter")
+
+from silk_nb.experiments import RunConfig  # noqa: E402
+from silk_nb.explore import find_runs, see_run  # noqa: E402
+from silk_nb.study import run_study  # noqa: E402
+from silk_nb.widgets import (  # noqa: E402
+    check_ipywidgets,
+    cluster_widget,
+    distribution_widget,
+    experiment_widget,
+    explore,
+    image_widget,
+    photograph,
+    scatter_of,
+    show_in,
+)
+
+CONFIG = RunConfig("", backbone="shufflenet_v2_x0_5", weights="silk-textures", batch_size=None,
+                   max_epochs=2)
+
+
+@pytest.fixture(scope="module")
+def runs(silk_table, silk_cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("widgets") / "study"
+    run_study(silk_table, folder, ["technique", "material"], ["C*", "LR"], 1, config=CONFIG,
+              cache=silk_cache, quiet=True)
+    return find_runs(folder)
+
+
+@pytest.fixture(scope="module")
+def seen(runs, silk_cache):
+    return see_run(runs["folder"][0], cache=silk_cache, quiet=True)
+
+
+@pytest.fixture(autouse=True)
+def no_figure_is_left_open():
+    yield
+    assert not plt.get_fignums()
+
+
+def inside(widget):
+    """A widget and all below it."""
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from inside(child)
+
+
+def control(widget, description):
+    return next(w for w in inside(widget) if getattr(w, "description", None) == description)
+
+
+def pictures(widget):
+    return [w.value for w in inside(widget) if isinstance(w, ipywidgets.Image)]
+
+
+def told(widget):
+    return " ".join(w.value for w in inside(widget) if isinstance(w, ipywidgets.HTML))
+
+
+def test_other_variables_and_batches_change_the_distributions(runs):
+    widget = distribution_widget(runs)
+    both = pictures(widget)
+    assert len(both) == 3  # distributions, and the batches of two variables
+    control(widget, "variables").value = ("material",)
+    one = pictures(widget)
+    assert len(one) == 2 and one[0] != both[0] and one[1] == both[2]
+    control(widget, "batch size").value = 9
+    assert pictures(widget)[0] == one[0] and pictures(widget)[1] != one[1]
+    control(widget, "batch size").value = 10_000
+    assert "batch_size 10000 is more than" in told(widget) and len(pictures(widget)) == 1
+    control(widget, "variables").value = ()
+    assert "there is no variable to show" in told(widget)
+
+
+def test_experiments_variables_and_classes_change_the_f1(runs):
+    widget = experiment_widget(runs)
+    f1, confusions = pictures(widget)[:2]
+    control(widget, "experiments").value = ("LR",)
+    assert pictures(widget)[0] != f1
+    before = pictures(widget)
+    control(widget, "class").value = "embroidery"
+    assert pictures(widget)[0] == before[0] and pictures(widget)[1] != before[1]
+    control(widget, "variable").value = "material"
+    assert set(control(widget, "class").options) == {
+        "animal_fibre", "metal_thread", "vegetal_fibre"}
+    assert pictures(widget)[0] not in (before[0], f1)
+    control(widget, "experiments").value = ()
+    assert "choose at least one experiment" in told(widget)
+
+
+def scatter(widget):
+    return next(w for w in inside(widget) if hasattr(w, "hovering"))
+
+
+def test_points_show_their_photograph_and_a_region_its_images(seen):
+    widget = cluster_widget(seen)
+    control(widget, "method").value = "PCA"
+    plot, cloud = scatter_of(seen, method="PCA")
+    assert sorted(cloud["row"]) == list(range(len(seen.table)))
+    rare = seen.table["label"].isin(seen.minority).to_numpy()
+    assert rare[cloud["row"][-rare.sum():]].all()  # on top
+    scatter(widget).hovering = 7
+    row = seen.table.iloc[cloud["row"][7]]
+    assert Path(row["image"]).name[:50] in told(widget) and row["label"] in told(widget)
+    hovered = pictures(widget)
+    scatter(widget).selection = np.array([11])
+    assert pictures(widget)[0] != hovered[0] and len(pictures(widget)) == len(hovered) + 1
+    assert "Clicked: " in told(widget)
+    scatter(widget).selection = np.array([3, 11, 50])
+    assert "3 images: " in told(widget)
+    control(widget, "colour").value = "right"
+    assert "wrong" in told(widget) and "3 images: " not in told(widget)
+    control(widget, "space").value = "f_RN"
+    assert len(scatter(widget).points) == len(seen.table)
+
+
+def test_an_image_that_went_missing_is_said(seen, tmp_path):
+    table = seen.table.copy()
+    table.loc[4, "image"] = str(tmp_path / "gone.jpg")
+    assert "gone.jpg: no such file" in told(photograph(seen._replace(table=table), 4))
+
+
+def test_class_and_image_change_what_is_seen_and_suspects_are_written_once(
+        seen, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    widget = image_widget(seen)
+    before = pictures(widget)
+    control(widget, "image").index = 1
+    after = pictures(widget)
+    assert after[0] == before[0] and after[1] != before[1] and after[2] != before[2]
+    control(widget, "class").value = seen.classes[-1]
+    assert pictures(widget)[0] != before[0]
+    assert len(control(widget, "image").options) == (seen.table["label"] == seen.classes[-1]).sum()
+    control(widget, "agree").value = 0.5
+    control(widget, "of").value = "not those of training"
+    control(widget, "Write CSV").click()
+    assert "written: suspects.csv" in told(widget)
+    assert "train" not in set(pd.read_csv("suspects.csv")["split"])
+    control(widget, "Write CSV").click()
+    assert "there already" in told(widget)
+
+
+def test_all_tabs_open_on_a_study_and_another_run_changes_them(runs, silk_cache):
+    widget = explore(Path(runs["folder"][0]).parents[3], cache=silk_cache)
+    tab = next(w for w in inside(widget) if isinstance(w, ipywidgets.Tab))
+    assert tab.titles == ("Classes", "F1 per class", "Clusters", "Images")
+    assert "C* on technique, seed 0: 180 images" in told(tab.children[2])
+    control(widget, "run").index = 3
+    assert "LR on material, seed 0" in told(tab.children[2]) and "Nothing to" not in told(widget)
+
+
+def test_what_cannot_be_opened_is_said(runs, tmp_path, silk_cache):
+    assert "there is no folder" in told(explore(tmp_path / "none"))
+    assert "holds no finished run" in told(explore(tmp_path))
+    folder = Path(shutil.copytree(runs["folder"][0], tmp_path / "run"))
+    (folder / "weights.safetensors").unlink()
+    (folder / "predictions.csv").write_text("image,group,truth,predicted,score\n")
+    widget = explore(folder, cache=silk_cache)
+    assert "weights.safetensors: start the same training" in told(widget)
+    assert "has no test images" in told(widget)
+
+
+def test_a_run_of_one_class_is_said(seen):
+    one = seen._replace(table=seen.table.assign(label="silk"), classes=["silk"], minority=[])
+    widget = cluster_widget(one)
+    assert "1 class only" in told(widget)
+    assert "one class only" in told(image_widget(one))
+
+
+def test_words_are_shown_as_they_are_and_the_extra_is_named(monkeypatch):
+    place = ipywidgets.VBox()
+
+    def refuse():
+        plt.figure()
+        raise ValueError("<b>bold</b>")
+    show_in(place, refuse)
+    assert "&lt;b&gt;bold" in told(place)
+    monkeypatch.setitem(sys.modules, "jscatter", None)
+    with pytest.raises(ModuleNotFoundError, match=r"silk_nb\[explore\]"):
+        check_ipywidgets()
