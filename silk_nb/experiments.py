@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -43,13 +43,10 @@ from .model import Backbone, SilkClassifier, SilkHead, load_backbone, speed_up
 from .recipes import EXPERIMENTS, HEADS, Experiment, find_experiment
 from .report import standard_figures, write_report
 from .samplers import ClassBalancedBatchSampler, ResumableSampler, largest_balanced_batch
-from .steps import Alone
+from .steps import Alone, Place
 from .store import StoredData, augmentation, build_store
 from .training import (CrossFit, NonFiniteLossError, TrainingConfig, apply_network, fit,
                               halve)
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 _all_ = ["EXPERIMENTS", "find_experiment"]  # of silk_nb.recipes, at hand here too
 
@@ -83,6 +80,29 @@ def _weigh(experiment: Experiment, lambda_aux: float | None, alpha_sem: float | 
     return dataclasses.replace(experiment, **changed)
 
 # %% ../nbs/18_experiments.ipynb #134c2ce2
+def _check(config: "RunConfig", experiment: Experiment) -> None:
+    """`ValueError` for settings that cannot be, alone or together."""
+    whole = isinstance(config.members, int) and not isinstance(config.members, bool)
+    if not whole or config.members < 1 or not 0 <= config.logistic_share < 1:
+        raise ValueError(f"members={config.members!r} must be 1 or more networks, and "
+                         f"logistic_share={config.logistic_share!r} from 0 on and below 1.")
+    if config.precision not in ("float32", "bf16"):
+        raise ValueError(f"precision must be 'float32' or 'bf16', not {config.precision!r}.")
+    augmentation(config.augment, 8)  # refuses unknown names
+    for name, default in (("batch_norm", None), ("augment", "none")):
+        if getattr(config, name) != default and config.trainable == "none":
+            raise ValueError(f"{name}={getattr(config, name)!r} is for a backbone that is "
+                             "trained: leave it out, or take such as trainable='all'.")
+    frozen = {"standardised features": config.standardise, "SMOTE": experiment.oversampling,
+              "an average": config.members > 1 or config.logistic_share > 0,
+              "a classifier without network": experiment.without_network,
+              f"{experiment.after}": experiment.after in ("cRT", "tau")}
+    for what, wanted in frozen.items():
+        if wanted and config.trainable != "none":
+            raise ValueError(f"{config.experiment!r}: {what} wants a frozen backbone, "
+                             f"not trainable={config.trainable!r}.")
+
+# %% ../nbs/18_experiments.ipynb #ddc204c0
 @dataclass(frozen=True)
 class RunConfig:
     """All settings of a run; JSON holds it whole."""
@@ -141,25 +161,7 @@ class RunConfig:
             chosen["select"] = "validation_mean_f1"  # its loss changes its meaning on the way
         settled = dataclasses.replace(self, experiment=experiment.name,
                                       weights=_absolute(self.weights), **chosen)
-        whole = isinstance(settled.members, int) and not isinstance(settled.members, bool)
-        if not whole or settled.members < 1 or not 0 <= settled.logistic_share < 1:
-            raise ValueError(f"members={settled.members!r} must be 1 or more networks, and "
-                             f"logistic_share={settled.logistic_share!r} from 0 on and below 1.")
-        if settled.precision not in ("float32", "bf16"):
-            raise ValueError(f"precision must be 'float32' or 'bf16', not {settled.precision!r}.")
-        augmentation(settled.augment, 8)  # refuses unknown names
-        for name, default in (("batch_norm", None), ("augment", "none")):
-            if getattr(settled, name) != default and self.trainable == "none":
-                raise ValueError(f"{name}={getattr(settled, name)!r} is for a backbone that is "
-                                 "trained: leave it out, or take such as trainable='all'.")
-        frozen = {"standardised features": settled.standardise, "SMOTE": experiment.oversampling,
-                  "an average": settled.members > 1 or settled.logistic_share > 0,
-                  "a classifier without network": experiment.without_network,
-                  f"{experiment.after}": experiment.after in ("cRT", "tau")}
-        for what, wanted in frozen.items():
-            if wanted and self.trainable != "none":
-                raise ValueError(f"{self.experiment!r}: {what} wants a frozen backbone, "
-                                 f"not trainable={self.trainable!r}.")
+        _check(settled, experiment)
         return settled
 
     def training(self) -> TrainingConfig:
@@ -699,7 +701,7 @@ class _Start(NamedTuple):
         """In the order of their codes."""
         return list(self.split["label"].cat.categories)
 
-    def train(self, folder: Path, config: RunConfig, place: "Alone | Accelerator", quiet: bool
+    def train(self, folder: Path, config: RunConfig, place: Place, quiet: bool
               ) -> tuple[nn.Module, pd.DataFrame, CrossFit]:
         """The trained network, its history, and fair scores of the validation images."""
         crossfit = _crossfit(self.split, config.seed)
@@ -738,8 +740,8 @@ def _start(table: pd.DataFrame, config: RunConfig, backbone: Backbone | None,
     return _Start(split, account, rejected, seen, _parts(split, seen, images), sampler, network)
 
 # %% ../nbs/18_experiments.ipynb #c6a78291
-def _place(accelerator: "Accelerator | None", device: str | None, config: RunConfig
-           ) -> "Alone | Accelerator":
+def _place(accelerator: Place | None, device: str | None, config: RunConfig
+           ) -> Place:
     """Where a run is trained. `ValueError` where that has another precision than the run."""
     if accelerator is None:
         return Alone(find_device(device), config.precision)
@@ -751,7 +753,7 @@ def _place(accelerator: "Accelerator | None", device: str | None, config: RunCon
 
 
 @contextmanager
-def _first(place: "Alone | Accelerator") -> Iterator[None]:
+def _first(place: Place) -> Iterator[None]:
     """The first process before the others, who then find its files."""
     if not place.is_main_process:
         place.wait_for_everyone()
@@ -769,7 +771,7 @@ def run_experiment(
     prepared: Prepared | None = None,  # images checked and features at hand, from `prepare`
     cache: str | Path | None = None,  # folder for features, such as `default_cache()`
     device: str | None = None,  # None: the GPU where there is one
-    accelerator: "Accelerator | None" = None,  # of accelerate, in place of `device`
+    accelerator: Place | None = None,  # of accelerate, in place of `device`
     speedups: Sequence[str] = (),  # of a backbone that is trained, from `silk_nb.model.SPEEDUPS`
     source: str = "table",  # what the data are called in the report
     quiet: bool = False,

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -33,10 +32,7 @@ from .features import FeatureData, ImageData
 from .losses import TotalLoss, embedding_diagnostics
 from .model import SilkOutput
 from .samplers import ResumableSampler
-from .steps import Alone, Step
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from .steps import Alone, Place, Step, batches
 
 # %% ../nbs/12_training.ipynb #e61edc0d
 @dataclass(frozen=True)
@@ -198,7 +194,7 @@ def _train_epoch(step, data, sampler, optimiser, epoch) -> dict[str, float]:
     """One pass of the sampler; mean loss and parts."""
     step.network.train()
     rows = []
-    for number, (indices, inputs) in enumerate(step.batches(data, sampler, epoch), 1):
+    for number, (indices, inputs) in enumerate(batches(step, data, sampler, epoch), 1):
         optimiser.zero_grad(set_to_none=True)
         total, parts = step.train(data, indices, inputs, check=partial(
             _check_loss, epoch=epoch, batch=number))
@@ -212,7 +208,8 @@ def _validate(step, data, batch_size, epoch) -> tuple[dict[str, float], SilkOutp
     step.network.eval()
     rows, f_aux, logits = [], [], []
     order = _mixed_order(len(data))
-    for number, (indices, inputs) in enumerate(step.batches(data, order.split(batch_size)), 1):
+    for number, (indices, inputs) in enumerate(
+            batches(step, data, order.split(batch_size)), 1):
         total, parts, out = step.evaluate(data, indices, inputs)
         _check_loss(total, parts, epoch, number)
         rows.append((len(indices), {"loss": total.item(), **{k: v.item() for k, v in parts.items()}}))
@@ -278,7 +275,7 @@ def _read_checkpoint(path: Path, fingerprint: str) -> dict:
     return state
 
 
-def _of_all(place: "Alone | Accelerator", value: object) -> list:
+def _of_all(place: Place, value: object) -> list:
     """What every process says, the first one's first."""
     told = [value] * place.num_processes
     if place.num_processes > 1:
@@ -298,11 +295,13 @@ def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
 
 # %% ../nbs/12_training.ipynb #71a75979
 @contextmanager
-def _telling_of_memory(place: "Alone | Accelerator", at_once: int) -> Iterator[None]:
+def _telling_of_memory(place: Place, micro_batch: int | None, batch_size: int) -> Iterator[None]:
     """Say what to change when the device has too little memory."""
     try:
         yield
     except torch.OutOfMemoryError as error:
+        share = -(-batch_size // place.num_processes)
+        at_once = min(micro_batch or share, share)
         raise torch.OutOfMemoryError(
             f"{place.device} has too little memory for {at_once} images at a time: take "
             f"micro_batch={max(1, at_once // 2)} or less, which changes no result.") from error
@@ -417,7 +416,7 @@ def fit(
     checkpoint_seconds: float = 2.0,  # least time between two checkpoints
     crossfit: CrossFit | None = None,  # over `validation`; holds its fair scores afterwards
     device: str | torch.device = "cpu",
-    accelerator: "Accelerator | Alone | None" = None,  # in place of `device`
+    accelerator: Place | None = None,  # such as accelerate's, in place of `device`
     quiet: bool = False,  # no progress bar
 ) -> pd.DataFrame:  # one row per epoch: losses and parts, validation scores, diagnostics, `best`
     """Train until no epoch was better for `patience` epochs; keep the weights of the best one.
@@ -434,20 +433,17 @@ def fit(
     network = place.unwrap_model(step.network)
     optimiser = _optimiser(network, loss, config)
     progress = _Progress(network, loss, optimiser, sampler, config, crossfit, place)
-    saved, told = time.monotonic(), False
-    path = None if checkpoint is None else Path(checkpoint)
+    saved, told, path = time.monotonic(), False, checkpoint and Path(checkpoint)
     mark = path and _fingerprint(network, train, validation, loss, sampler, config, crossfit,
                                  place.num_processes)
-    at_once = min(config.micro_batch or sampler.batch_size,
-                  -(-sampler.batch_size // place.num_processes))
     with (_own_randomness(config.seed + 10**6 * place.process_index, place.device),
-          _telling_of_memory(place, at_once)):
+          _telling_of_memory(place, config.micro_batch, sampler.batch_size)):
         if path and path.exists():
             progress.load(_read_checkpoint(path, mark))
         place.wait_for_everyone()
         epochs = range(len(progress.history) + 1, config.max_epochs + 1)
-        silent = quiet or not place.is_main_process
-        with tqdm(epochs, desc="training", unit="epoch", disable=silent) as bar:
+        with tqdm(epochs, desc="training", unit="epoch",
+                  disable=quiet or not place.is_main_process) as bar:
             for epoch in bar:
                 if progress.waited >= config.patience:
                     break

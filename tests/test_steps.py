@@ -18,7 +18,7 @@ from silk_nb.features import FeatureData
 from silk_nb.losses import TotalLoss
 from silk_nb.model import SilkHead, SilkOutput
 from silk_nb.samplers import ClassBalancedBatchSampler
-from silk_nb.steps import Alone, Step, share_of
+from silk_nb.steps import Alone, Step, batches, share_of
 from silk_nb.training import CrossFit, TrainingConfig, fit, halve
 
 
@@ -38,7 +38,7 @@ WEIGHTS = (1.0, 1.0, 0.5, 0.5)
 
 def inputs_of(step, data, indices):
     """Of one batch, as training gets them."""
-    return next(iter(step.batches(data, [indices])))
+    return next(iter(batches(step, data, [indices])))
 
 
 def one_step(step, data=TRAIN, indices=None):
