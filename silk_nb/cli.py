@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NoReturn
 from . import __version__
 
 if TYPE_CHECKING:
+    import pandas as pd
     from accelerate import Accelerator
 
     from silk_nb.experiments import RunConfig
@@ -346,6 +347,7 @@ def _tell_study(folder: Path, baseline: str, quiet: bool) -> None:
     """The tables, the recommendation, and where the report is."""
     from silk_nb.findings import findings_tables, read_findings, recommendations, write_findings
     from silk_nb.statistics import table_markdown
+    from silk_nb.study import read_rejected
     found = read_findings(folder)
     tables = findings_tables(found, baseline)
     for name in ("mean_f1", "minority_f1"):
@@ -354,6 +356,8 @@ def _tell_study(folder: Path, baseline: str, quiet: bool) -> None:
             print(f"{caption}\n\n{table_markdown(shown)}\n")
     for line in recommendations(found, baseline):
         print(f"* {line}")
+    if len(left := read_rejected(folder)):
+        print(f"{len(left):,} images cannot be read and were left out: {folder / 'rejected.csv'}")
     print(f"The report is {write_findings(folder, baseline, found=found, quiet=quiet)}")
 
 
@@ -396,8 +400,9 @@ def _settings(args: argparse.Namespace, config: "RunConfig") -> dict:
     space = default_space(config)
     names = [name.strip("-").replace("-", "_") for name in args.settings or space]
     if unknown := [name for name in names if name not in space]:
-        raise ValueError(f"--settings {unknown[0]}: {config.experiment!r} is tuned by "
-                         f"{', '.join(space)}.")
+        known = ", ".join(name.replace("_", "-") for name in space)
+        raise ValueError(f"there is no setting {unknown[0]!r} to tune; those of "
+                         f"{config.experiment!r} are {known}.")
     return {name: space[name] for name in names}
 
 # %% ../nbs/23_cli.ipynb #90fa6d31
@@ -418,12 +423,20 @@ def _tune(args: argparse.Namespace) -> None:
                  device=args.device, source=Path(args.data).name, quiet=args.quiet)
     for line in tuning_words(found):
         print(f"* {line}")
-    best = best_config(args.out)
+    best, number, what = best_config(args.out), int(found["trial"][0]), "the best"
+    if _nothing_gained(found):
+        best, number, what = config, 0, "the configuration as given, which is no worse"
     _draw_tuning(found, args.out / "tuning.png")
     print(f"The trials are in {args.out / 'trials.csv'}, their picture is "
-          f"{args.out / 'tuning.png'}. Train the best, for the first time with the test images:")
-    run = args.out / f"trial_{found['trial'][0]}"
+          f"{args.out / 'tuning.png'}. Train {what}, for the first time with the test images:")
+    run = args.out / f"trial_{number}"
     print(shlex.join(["silk_nb", "train", *_data_words(args), *_in_words(best), "--out", str(run)]))
+
+
+def _nothing_gained(found: "pd.DataFrame") -> bool:
+    """Whether fresh seeds find the configuration as given no worse than the best."""
+    given = found.loc[found["trial"] == 0, "fresh_mean_f1"]
+    return len(given) > 0 and bool(given.iloc[0] >= found["fresh_mean_f1"].iloc[0])
 
 
 def _draw_tuning(found: object, file: Path) -> None:

@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torchvision
+from numpy.typing import ArrayLike
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -877,12 +878,25 @@ def prepare(
 
 def given_features(
     table: pd.DataFrame,  # N rows, as from `read_annotations`; the image files need not exist
-    inputs: Tensor,  # N×D features of any origin
-    descriptors: Tensor | None = None,  # N×r² colour descriptors, wanted by `+ co`
+    inputs: ArrayLike | Tensor,  # N×D features of any origin, finite, in the order of the rows
+    descriptors: ArrayLike | Tensor | None = None,  # N×r² colour descriptors, wanted by `+ co`
 ) -> Prepared:
-    """Features of one's own in place of images and backbone. Raises `ValueError` for other N."""
-    for what, rows in (("features", inputs), ("descriptors", descriptors)):
-        if rows is not None and len(rows) != len(table):
-            raise ValueError(f"there are {len(rows)} {what} for {len(table)} rows.")
+    """Features of one's own in place of images and backbone.
+
+    Raises `ValueError` for other N, for what is not N×D, and for numbers that are not finite.
+    """
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(f"the label table comes first, and must be one, not {type(table).__name__}.")
+    given = {what: None if rows is None else torch.as_tensor(rows).float()
+             for what, rows in (("features", inputs), ("descriptors", descriptors))}
+    for what, rows in given.items():
+        if rows is None:
+            continue
+        if rows.ndim != 2 or len(rows) != len(table):
+            raise ValueError(f"there are {len(rows) if rows.ndim else 0} {what} for {len(table)} rows: "
+                             f"they must be {len(table)}×D, and their shape is {tuple(rows.shape)}.")
+        if len(wrong := torch.nonzero(~rows.isfinite().all(1)).flatten()):
+            raise ValueError(f"the {what} of {len(wrong)} images are not finite numbers, the first is "
+                             f"row {int(wrong[0])} ({table['image'].iloc[int(wrong[0])]}).")
     return Prepared(table, pd.DataFrame({"image": [], "reason": []}, dtype=str),
-                    Seen(table["image"].tolist(), inputs, descriptors))
+                    Seen(table["image"].tolist(), given["features"], given["descriptors"]))

@@ -757,11 +757,13 @@ def _cautions(done: pd.DataFrame, shown: Sequence[pd.Series], fresh: bool) -> li
     """How far the best score is flattered by having been chosen."""
     best, words = shown[0], []
     if fresh:
-        fall = best["validation_mean_f1"] - best["fresh_mean_f1"]
+        chosen = best["confirmed_mean_f1"]
+        chosen = best["validation_mean_f1"] if pd.isna(chosen) else chosen
+        fall = chosen - best["fresh_mean_f1"]
         luck = f", {_points(fall)} more: about so much was luck." if fall > 0 else "."
         these = "These are means" if len(shown) > 1 else "This is the mean"
-        words.append(f"{these} over two fresh seeds, which chose nothing. In the search the best had "
-                     f"{_percent(best['validation_mean_f1'])}{luck}")
+        words.append(f"{these} over two fresh seeds, which chose nothing. The best was chosen for a mean "
+                     f"of {_percent(chosen)} over other seeds{luck}")
     elif any(row["reason"] for row in shown):
         words += [f"{_named(row)} has {_percent(row['fresh_mean_f1'])} over two fresh seeds."
                   for row in shown if pd.notna(row["fresh_mean_f1"])]

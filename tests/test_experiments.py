@@ -24,6 +24,7 @@ from silk_nb.experiments import (
     RunConfig,
     check_once,
     find_experiment,
+    given_features,
     prepare,
     read_scores,
     run_experiment,
@@ -569,6 +570,20 @@ def test_logits_are_adjusted_after_fine_tuning_too(silk_table, tmp_path):
     metrics = run_experiment(silk_table, tmp_path / "run", config, quiet=True)
     assert read_scores(tmp_path / "run" / "validation.json") == found
     assert 0 <= metrics["mean_f1"] <= 1
+
+
+def test_features_given_are_checked_at_once(silk_table):
+    rows, features = silk_table[:5], np.ones((5, 3))
+    ready = given_features(rows, features, np.ones((5, 25)))
+    assert ready.seen.inputs.dtype == torch.float32 and ready.seen.descriptors.shape == (5, 25)
+    features[3, 1] = np.nan
+    for wrong, told in (((features, rows), "the label table comes first"),
+                        ((rows, features), "of 1 images are not finite numbers, the first is row 3"),
+                        ((rows, np.ones(5)), "must be 5×D"),
+                        ((rows, np.ones((4, 3))), "4 features"),
+                        ((rows, np.ones((5, 3)), np.ones((6, 25))), "6 descriptors for 5 rows")):
+        with pytest.raises(ValueError, match=told):
+            given_features(*wrong)
 
 
 def test_weights_of_losses_are_taken_and_refused_where_there_are_none(
