@@ -91,7 +91,7 @@ def load_pixels(
     Raises `FileNotFoundError` or `ValueError` with the name of a file that cannot be read.
     """
     if not len(paths):
-        return _stack(np.empty((0, size, size, 3), np.uint8))
+        return torch.empty(0, size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
         return _stack([image for image, in pool.map(lambda path: decode_image(path, (size,)), paths)])
 

@@ -1,11 +1,13 @@
 """Pixels, the feature cache and its mishaps, batches."""
 import errno
+import math
 import multiprocessing
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from silk_nb.features import (
     default_cache,
     extract_descriptors,
     extract_features,
+    fastest_precision,
     load_pixels,
     normalise,
     plot_features,
@@ -238,6 +241,142 @@ def test_features_that_are_no_numbers_are_refused(images, tmp_path):
 def test_bad_options(images, option):
     with pytest.raises(ValueError, match=next(iter(option))):
         extract(images, **option)
+
+
+# ---------------------------------------------------------------- ahead of the network
+
+def test_ahead_keeps_the_order_and_begins_only_a_few():
+    begun, gates = [], [threading.Event() for _ in range(20)]
+
+    def slow(n):
+        begun.append(n)
+        if n < 3:
+            gates[n].wait(60)  # the later ones of these are ready first
+        return n
+
+    def open_gates():
+        for n in (2, 1, 0):
+            gates[n].set()
+
+    threading.Timer(0.05, open_gates).start()
+    results = ahead(slow, range(20), workers=3)
+    assert next(results) == 0 and max(begun) <= 3
+    assert list(results) == list(range(1, 20))
+
+
+@pytest.mark.parametrize("items", ["items", "results"])
+def test_ahead_tells_of_an_error_where_it_is_due_and_ends_its_threads(items):
+    def fail(n):
+        if n == 4:
+            raise KeyError(n)
+        return n
+
+    threads, found = threading.active_count(), []
+    with pytest.raises(KeyError, match="4"):
+        if items == "items":
+            results = ahead(int, map(fail, range(9)), workers=1, waiting=1)
+        else:
+            results = ahead(fail, range(9), workers=2)
+        for n in results:
+            found.append(n)
+    assert found == [0, 1, 2, 3] and threading.active_count() == threads
+
+
+def test_ahead_that_is_closed_begins_nothing_more(one_thread):
+    begun = []
+    results = ahead(begun.append, range(100), workers=1)
+    next(results)
+    results.close()
+    assert len(begun) <= 2 and torch.get_num_threads() == 1
+    assert list(ahead(int, [])) == []
+
+
+def test_the_files_of_later_chunks_are_read_while_the_network_works(images, monkeypatch):
+    """What a graphics card has: batches are decoded while it works, two are under way at once."""
+    backbone, events, decode = tiny(), [], features_module.decode_image
+    ready = threading.Event()
+
+    def tell(path, *rest):
+        events.append(int(path.stem))
+        if path == images[9]:
+            ready.set()
+        return decode(path, *rest)
+
+    monkeypatch.setattr(features_module, "decode_image", tell)
+
+    def wait(*_):
+        assert ready.wait(60)
+
+    backbone.register_forward_hook(wait)
+    work = features_module._Work(backbone.eval(), torch.device("cpu"), "float32", 5)
+    keys = features_module.image_keys(images)
+    chunks = [list(zip(images, keys, strict=True))[n:n + 2] for n in range(0, 10, 2)]
+    monkeypatch.setattr(features_module.os, "cpu_count", lambda: 8)
+    found = list(features_module._on_device(work, iter(chunks)))
+    assert sorted(events) == list(range(10))  # all were read while the first was with the network
+    for at, table in enumerate(extract(images)):
+        whole = torch.cat([row[at] for row in found])
+        torch.testing.assert_close(whole, table, atol=1e-5, rtol=1e-5)
+
+
+def test_bfloat16_is_near_float32_and_never_takes_its_place(images, tmp_path):
+    cache, exact = tmp_path / "cache", extract(images)
+    half = extract(images, cache=cache, precision="bfloat16")
+    assert half[0].dtype == torch.float32 and torch.equal(half[1], exact[1])
+    assert not torch.equal(half[0], exact[0])
+    torch.testing.assert_close(half[0], exact[0], atol=0.02, rtol=0.02)
+    assert torch.equal(extract(images, cache=cache)[0], exact[0])
+    backbone = tiny()
+    assert torch.equal(extract(images, backbone, cache=cache, precision="bfloat16")[0], half[0])
+    assert backbone.network.calls == 0 and len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize("half,wanted", [(1.7, "bfloat16"), (1.9, "float32"), (2.5, "float32"),
+                                         (math.inf, "float32")])
+def test_the_faster_precision_is_measured_once(images, tmp_path, monkeypatch, half, wanted):
+    taken, calls = {"float32": 2.0, "bfloat16": half}, []
+
+    def seconds(backbone, place, precision, count):
+        assert not backbone.training and torch.get_num_threads() == 1
+        calls.append(precision)
+        return taken[precision]
+
+    monkeypatch.setattr(features_module, "_fastest", {})
+    monkeypatch.setattr(features_module, "_seconds", seconds)
+    backbone = tiny().train()
+    assert fastest_precision(backbone) == wanted and backbone.training
+    measured = len(calls)
+    found = extract(images, backbone, precision="fastest", cache=tmp_path)
+    assert torch.equal(found[0], extract(images, precision=wanted)[0])
+    assert fastest_precision(backbone, "cpu") == wanted and len(calls) == measured
+    other = tiny()
+    other.input_size = 24
+    fastest_precision(other)
+    assert len(calls) == 2 * measured
+
+
+def test_a_device_without_bfloat16_is_told_apart_from_a_network_that_fails(images):
+    class Whole(Counting):
+        def forward(self, images):
+            if torch.is_autocast_enabled("cpu"):
+                raise RuntimeError("no such numbers here")
+            return super().forward(images)
+
+    backbone = tiny()
+    backbone.network = Whole()
+    backbone.name = "whole"
+    assert fastest_precision(backbone) == "float32"
+    broken = tiny(fail_after=0)
+    broken.name = "broken"
+    broken.network.filters = nn.Linear(1, 1)
+    broken.network.fail_after = None
+    with pytest.raises(RuntimeError):
+        fastest_precision(broken)
+
+
+def test_a_precision_that_is_none(images):
+    with pytest.raises(ValueError, match="precision must be one of float32, bfloat16 and fastest"):
+        extract(images, precision="float16")
 
 
 # ---------------------------------------------------------------- the cache

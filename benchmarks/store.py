@@ -1,0 +1,143 @@
+"""Does the input side keep up? The store against decoding each time, and extraction against the
+bare network. Ratios within one run; every figure is the median of several rounds.
+
+Run: python benchmarks/store.py [FOLDER OF IMAGES] [--weights FILE --backbone NAME]
+"""
+import argparse
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from silk_nb.features import Batch, ImageData, ahead, extract_features, load_pixels, normalise
+from silk_nb.model import Backbone, load_backbone
+from silk_nb.store import StoredData, build_store
+from silk_nb.synthetic import make_silk
+
+CLOTHING = Path(__file__).resolve().parents[2] / "shared" / "data" / "clothing" / "images"
+WEIGHTS = (Path(__file__).resolve().parents[2] / "shared" / "weights"
+           / "mobilenet_v2-imagenet-tfslim.safetensors")
+SIZE, BATCH, CHUNK = 224, 60, 8
+LOOK = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+
+def find_images(folder: Path, count: int, work: Path) -> list[Path]:
+    """Files of a folder, or made-up silk where it is not there."""
+    if folder.is_dir():
+        return sorted(path for path in folder.iterdir() if path.is_file())[:count]
+    make_silk(work / "silk", images=count, size=512, quiet=True)
+    return sorted((work / "silk").rglob("*.jpg"))[:count]
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Time of one call."""
+    begin = time.perf_counter()
+    function()
+    return time.perf_counter() - begin
+
+
+def compare(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median time of each way; all are done in every round, so that other work hits all alike."""
+    for way in ways.values():
+        way()  # warm up
+    taken = [{name: seconds(way) for name, way in ways.items()} for _ in range(rounds)]
+    return {name: statistics.median(row[name] for row in taken) for name in ways}
+
+
+def drain(batches: Iterable) -> None:
+    """Use every batch up."""
+    for _ in batches:
+        pass
+
+
+class ByIndices(Dataset):
+    """The store as torch's DataLoader wants it: an item is a batch."""
+
+    def __init__(self, data: StoredData, chosen: list) -> None:
+        self.data, self.chosen = data, chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, at: int) -> Batch:
+        return self.data.batch(self.chosen[at])
+
+
+def input_side(images: list[Path], work: Path, rounds: int) -> None:
+    """Batches ready for the network: decoded, and from the store in several ways."""
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    chosen = list(order.split(BATCH))
+    plain = ImageData(images, labels, size=SIZE, **LOOK)
+    building = seconds(lambda: build_store(images, SIZE, cache=work / "cache", quiet=True))
+    store = build_store(images, SIZE, cache=work / "cache", quiet=True)
+    data = StoredData(store, labels, workers=2, **LOOK)
+    strong = StoredData(store, labels, augment="strong", workers=2, **LOOK)
+    loader = DataLoader(ByIndices(data, chosen), batch_size=None, num_workers=2,
+                        persistent_workers=True)
+    taken = compare({
+        "decoded each time": lambda: drain(plain.batches(chosen)),
+        "store, one after the other": lambda: drain(map(data.batch, chosen)),
+        "store, two threads ahead": lambda: drain(data.batches(chosen)),
+        "store, two worker processes of torch's DataLoader": lambda: drain(loader),
+        "store, two threads, augmentation strong": lambda: drain(strong.batches(chosen, epoch=0)),
+    }, rounds)
+    print(f"\nBatches of {BATCH} at {SIZE} px, {len(images)} images (the store was built in "
+          f"{1000 * building / len(images):.2f} ms per image)")
+    for name, time_taken in taken.items():
+        print(f"  {name:50} {1000 * time_taken / len(images):7.2f} ms per image   "
+              f"{taken['decoded each time'] / time_taken:5.1f} times as fast as decoding")
+
+
+def bare(backbone: Backbone, tensors: list[torch.Tensor], precision: str) -> None:
+    """The network alone on normalised tensors, as many threads of one core as torch may use."""
+    half = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+
+    def apply(images: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(), half:
+            return backbone(images)
+
+    drain(ahead(apply, tensors, workers=torch.get_num_threads()))
+
+
+def extraction(images: list[Path], backbone: Backbone, rounds: int) -> None:
+    """Files to features and colour descriptors, as a share of the rate of the bare network."""
+    tensors = [normalise(load_pixels(images[n:n + CHUNK], backbone.input_size), backbone.mean,
+                         backbone.std) for n in range(0, len(images), CHUNK)]
+    backbone.eval()
+    print(f"\n{backbone.name} at {backbone.input_size} px, {len(images)} images")
+    for precision in ("float32", "bfloat16"):
+        taken = compare({
+            "bare": lambda precision=precision: bare(backbone, tensors, precision),
+            "all": lambda precision=precision: extract_features(
+                images, backbone, precision=precision, quiet=True)}, rounds)
+        alone, whole = (1000 * taken[name] / len(images) for name in ("bare", "all"))
+        print(f"  {precision:9} bare network {alone:7.2f} ms per image, extraction {whole:7.2f}: "
+              f"{alone / whole:.0%} of its rate")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=CLOTHING)
+    parser.add_argument("--images", type=int, default=240)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--backbones", nargs="+", default=["mobilenet_v2", "resnet50"])
+    chosen = parser.parse_args()
+    print(f"{platform.machine()}, {os.cpu_count()} processors, torch {torch.__version__}, "
+          f"{torch.get_num_threads()} threads")
+    with tempfile.TemporaryDirectory() as work:
+        images = find_images(chosen.folder, chosen.images, Path(work))
+        input_side(images, Path(work), chosen.rounds)
+        for name in chosen.backbones:  # the time does not depend on the weights
+            backbone = load_backbone(name, None, seed=0)
+            extraction(images[:96], backbone, min(chosen.rounds, 3))
+
+
+if __name__ == "__main__":
+    main()
