@@ -572,6 +572,7 @@ class _Batches:
         epoch: int | None = None,  # of the training that they are for; None: not for training
         *,
         first: int = 0,  # number of the first batch in its epoch, after an interruption
+        numbers: Iterator[int] | None = None,  # of the batches that these are parts of; None: in turn
         device: str | torch.device = "cpu",  # where the batches are wanted
     ) -> Iterator[tuple[Sequence[int] | Tensor, Batch]]:
         """Indices and content of every batch."""

@@ -245,14 +245,16 @@ def batches(
     epoch: int | None = None,  # of the training that they are for; None: not for training
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """Indices of every batch, and the inputs of this process's pieces of it."""
-    known = deque()
+    known, begun = deque(), [-1]
 
     def pieces() -> Iterator[Tensor]:
-        for indices in map(torch.as_tensor, chosen):
-            known.append((indices, pieces_of(step, indices)))
-            yield from known[-1][1]
+        for begun[0], indices in enumerate(map(torch.as_tensor, chosen)):
+            mine = pieces_of(step, indices)
+            known.append((indices, mine))
+            yield from mine
 
-    stream = data.batches(pieces(), epoch, device=step.place.device)
+    numbers = iter(lambda: begun[0], None)  # what is random in an image hangs on the whole batch
+    stream = data.batches(pieces(), epoch, device=step.place.device, numbers=numbers)
     with closing(stream):
         for _, first in stream:
             indices, mine = known.popleft()

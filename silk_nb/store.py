@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -378,12 +379,14 @@ class StoredData(ImageData):
         epoch: int | None = None,  # of the training that they are for; None: not for training
         *,
         first: int = 0,  # number of the first batch in its epoch, after an interruption
+        numbers: Iterator[int] | None = None,  # of the batches that these are parts of; None: in turn
         device: str | torch.device = "cpu",  # where the batches are wanted
     ) -> Iterator[tuple[Sequence[int] | Tensor, Batch]]:
         """Indices and content of every batch, prepared before it is wanted."""
         place = torch.device(device)
         prepare = partial(_prepare, self, epoch, place)
-        with closing(ahead(prepare, enumerate(chosen, first), workers=self.workers)) as prepared:
+        jobs = zip(chosen, count(first) if numbers is None else numbers)  # noqa: B905, endless
+        with closing(ahead(prepare, jobs, workers=self.workers)) as prepared:
             for indices, at, inputs in prepared:
                 if place.type != "cpu":
                     inputs = normalise(inputs.to(place, non_blocking=True), self.mean, self.std)
@@ -398,9 +401,9 @@ class StoredData(ImageData):
 
 # %% ../nbs/10_store.ipynb #957d9bab
 def _prepare(data: StoredData, epoch: int | None, place: torch.device,
-             job: tuple[int, Sequence[int] | Tensor]) -> tuple:
+             job: tuple[Sequence[int] | Tensor, int]) -> tuple:
     """Indices as given and as a tensor, and the inputs; on a graphics card those are raw pixels."""
-    number, indices = job
+    indices, number = job
     at = as_indices(indices)
     pixels = data.pixels(at)
     if epoch is not None and data.augment is not None:

@@ -578,7 +578,7 @@ def test_features_given_are_checked_at_once(silk_table):
     assert ready.seen.inputs.dtype == torch.float32 and ready.seen.descriptors.shape == (5, 25)
     features[3, 1] = np.nan
     for wrong, told in (((features, rows), "the label table comes first"),
-                        ((rows, features), "of 1 images are not finite numbers, the first is row 3"),
+                        ((rows, features), "of 1 images are not finite.*first is row 3"),
                         ((rows, np.ones(5)), "must be 5×D"),
                         ((rows, np.ones((4, 3))), "4 features"),
                         ((rows, np.ones((5, 3)), np.ones((6, 25))), "6 descriptors for 5 rows")):

@@ -27,6 +27,7 @@ from silk_nb.features import (
     FeatureData,
     ImageChangedError,
     ImageData,
+    ahead,
     default_cache,
     extract_descriptors,
     extract_features,

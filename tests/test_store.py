@@ -589,3 +589,31 @@ def test_a_store_holds_a_name_for_every_image(images, cache):
     store = build(images, cache)
     assert isinstance(store, ImageStore) and store.images == [str(path) for path in images]
     assert len(store) == 30 and len(set(store.keys())) == 30
+
+
+def test_pieces_and_shares_of_a_batch_vary_as_the_whole_does(silk_table, tmp_path):
+    """What is random in an image hangs on the batch of the sampler and not on how it is cut."""
+    from silk_nb.losses import TotalLoss
+    from silk_nb.steps import Alone, Step, batches
+
+    class Share(Alone):
+        def __init__(self, process, processes):
+            super().__init__()
+            self.process_index, self.num_processes = process, processes
+
+    files = silk_table["image"].tolist()[:24]
+    data = StoredData(build_store(files, 24, cache=tmp_path, quiet=True), [0, 1] * 12,
+                      mean=(0.5,) * 3, std=(0.5,) * 3, augment="strong", seed=4)
+    chosen = [torch.arange(12), torch.arange(12).flip(0), torch.arange(6, 24)]
+
+    def seen(micro_batch, *shares):
+        parts = [[torch.cat(inputs) for _, inputs in batches(
+            Step(torch.nn.Identity(), TotalLoss(), place, micro_batch), data, chosen, epoch=2)]
+            for place in shares or (Alone(),)]
+        return [torch.cat(one) for one in zip(*parts, strict=True)]
+
+    whole = seen(None)
+    assert not torch.equal(whole[0], whole[1].flip(0))  # the same images in another batch
+    for found in (seen(5), seen(1), seen(None, Share(0, 2), Share(1, 2)),
+                  seen(2, Share(0, 3), Share(1, 3), Share(2, 3))):
+        assert all(map(torch.equal, whole, found))
