@@ -96,7 +96,7 @@ def _differences(held: dict, wanted: dict, what: str) -> list[str]:
     keys, found = sorted(set(settings) | set(wanted[what])), []
     for key in keys:
         old, new = settings.get(key), wanted[what].get(key)
-        if key not in _GROWING:
+        if what != "study" or key not in _GROWING:
             found += [key] * (old != new)
         elif missing := [str(one) for one in old or () if one not in (new or ())]:
             found.append(f"{key} (it has {', '.join(missing)}, which can be added to and not left out)")
