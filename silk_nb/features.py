@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -38,7 +39,7 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/09_features.ipynb #959941d7
 from .annotations import atomic_write, open_image
-from .colour import colour_descriptor
+from .colour import DescriptorTable, colour_descriptor
 from .imbalance import literal_text
 from .model import Backbone
 
@@ -231,12 +232,20 @@ def image_keys(
 
 
 _Chunk = Sequence[tuple[str | Path, bytes]]  # some images and the SHA-256 of their content
+_Describe = Callable[[Tensor], Tensor]  # images to colour descriptors
+
+
+def _describer(resolution: int, images: int) -> _Describe:
+    """The way to colour descriptors that is the faster for so many images."""
+    return DescriptorTable(resolution) if images > 500 else partial(
+        colour_descriptor, resolution=resolution)
 
 
 class _Extraction(NamedTuple):
     """What to compute per image, and where it is kept."""
-    compute: Callable[[Iterable[_Chunk]], Iterator[Sequence[Tensor]]]  # features, descriptors each
-    widths: tuple[int, int]  # length of a row of each
+    compute: Callable[[Iterable[_Chunk], _Describe], Iterator[Sequence[Tensor]]]
+    width: int  # length of a row of features
+    resolution: int  # r of the colour descriptors
     folder: Path | None  # of the cache
     chunk: int  # images at a time
     quiet: bool
@@ -248,7 +257,7 @@ def _extract(paths: Sequence[str | Path], job: _Extraction) -> tuple[Tensor, Ten
     first = dict(zip(reversed(keys), reversed(paths), strict=True))
     unique = list(dict.fromkeys(keys))
     rows = {key: row for row, key in enumerate(unique)}
-    tables = [torch.zeros(len(unique), width) for width in job.widths]
+    tables = [torch.zeros(len(unique), width) for width in (job.width, job.resolution**2)]
     done = torch.zeros(len(unique), dtype=torch.bool)
     if job.folder is not None:
         done = _read_cache(job.folder, rows, tables)
@@ -263,10 +272,11 @@ def _extract(paths: Sequence[str | Path], job: _Extraction) -> tuple[Tensor, Ten
 
     chunks = [part.tolist() for part in todo.split(job.chunk) if len(part)]
     work = ([(first[unique[r]], unique[r]) for r in chunk] for chunk in chunks)
+    describe = _describer(job.resolution, len(todo))
     bar = tqdm(total=len(unique), initial=len(unique) - len(todo), desc="features",
                unit="image", disable=job.quiet)
     try:
-        with bar, closing(job.compute(work)) as results:
+        with bar, closing(job.compute(work, describe)) as results:
             for chunk, found in zip(chunks, results, strict=True):
                 for table, values in zip(tables, found, strict=True):
                     table[chunk] = values
@@ -416,14 +426,13 @@ class _Work(NamedTuple):
     backbone: Backbone
     place: torch.device
     precision: str
-    resolution: int
 
-    def decode(self, chunk: _Chunk) -> tuple[Sequence[str | Path], Tensor, Tensor]:
+    def decode(self, describe: _Describe, chunk: _Chunk) -> tuple[Sequence[str | Path], Tensor, Tensor]:
         """Names of the files, pixels for the network, and colour descriptors."""
         sizes = list(dict.fromkeys((self.backbone.input_size, _DESCRIPTOR_SIZE)))
         squares = [decode_image(path, sizes, key) for path, key in chunk]
         stacks = dict(zip(sizes, map(_stack, zip(*squares, strict=True)), strict=True))
-        colours = colour_descriptor(stacks[_DESCRIPTOR_SIZE].contiguous(), self.resolution)
+        colours = describe(stacks[_DESCRIPTOR_SIZE].contiguous())
         return [path for path, _ in chunk], stacks[self.backbone.input_size], colours
 
     def apply(self, pixels: Tensor) -> Tensor:
@@ -431,19 +440,21 @@ class _Work(NamedTuple):
         return _apply(self.backbone, pixels, self.place, self.precision)
 
 
-def _on_cpu(work: _Work, chunks: Iterable[_Chunk]) -> Iterator[tuple[Tensor, Tensor]]:
+def _on_cpu(work: _Work, chunks: Iterable[_Chunk], describe: _Describe
+            ) -> Iterator[tuple[Tensor, Tensor]]:
     """Features and descriptors of chunks; a thread per core that torch may use does everything."""
     def whole(chunk: _Chunk) -> tuple[Tensor, Tensor]:
-        files, pixels, colours = work.decode(chunk)
+        files, pixels, colours = work.decode(describe, chunk)
         return _fetched(work.apply(pixels), files), colours
 
     return ahead(whole, chunks, workers=torch.get_num_threads())
 
 
-def _on_device(work: _Work, chunks: Iterable[_Chunk]) -> Iterator[tuple[Tensor, Tensor]]:
+def _on_device(work: _Work, chunks: Iterable[_Chunk], describe: _Describe
+               ) -> Iterator[tuple[Tensor, Tensor]]:
     """Features and descriptors of chunks; threads decode, and the device has always work ahead."""
     def pinned(chunk: _Chunk) -> tuple[Sequence[str | Path], Tensor, Tensor]:
-        files, pixels, colours = work.decode(chunk)
+        files, pixels, colours = work.decode(describe, chunk)
         return files, pixels.pin_memory() if work.place.type == "cuda" else pixels, colours
 
     sent = None
@@ -491,13 +502,12 @@ def extract_features(
                          f"not {precision!r}.")
     kind = () if precision == "float32" else (precision,)
     folder = cache_folder(cache, backbone.name, backbone.fingerprint(), resolution, *kind)
-    widths = (backbone.out_features, resolution**2)
     compute = _on_cpu if place.type == "cpu" else _on_device
     chunk = min(batch_size, _CHUNK) if place.type == "cpu" else batch_size
     with _lent(backbone, place):
-        work = _Work(backbone, place, precision, resolution)
-        return _extract(paths, _Extraction(lambda chunks: compute(work, chunks), widths, folder,
-                                           chunk, quiet))
+        return _extract(paths, _Extraction(
+            partial(compute, _Work(backbone, place, precision)), backbone.out_features, resolution,
+            folder, chunk, quiet))
 
 # %% ../nbs/09_features.ipynb #c81d2b0e
 def extract_descriptors(
@@ -511,14 +521,16 @@ def extract_descriptors(
     """Colour descriptors of images without a network; errors as in `extract_features`."""
     _check_extraction(batch_size, resolution)
 
-    def describe(chunk: _Chunk) -> tuple[Tensor, Tensor]:
-        squares = [decode_image(path, (_DESCRIPTOR_SIZE,), key)[0] for path, key in chunk]
-        return torch.zeros(len(chunk), 0), colour_descriptor(_stack(squares).contiguous(), resolution)
+    def compute(chunks: Iterable[_Chunk], describe: _Describe) -> Iterator[tuple[Tensor, Tensor]]:
+        def whole(chunk: _Chunk) -> tuple[Tensor, Tensor]:
+            squares = [decode_image(path, (_DESCRIPTOR_SIZE,), key)[0] for path, key in chunk]
+            return torch.zeros(len(chunk), 0), describe(_stack(squares).contiguous())
 
-    job = _Extraction(lambda chunks: ahead(describe, chunks, workers=torch.get_num_threads()),
-                      (0, resolution**2), cache_folder(cache, "colour", resolution),
-                      min(batch_size, _CHUNK), quiet)
-    return _extract(paths, job)[1]
+        return ahead(whole, chunks, workers=torch.get_num_threads())
+
+    folder = cache_folder(cache, "colour", resolution)
+    return _extract(paths, _Extraction(compute, 0, resolution, folder, min(batch_size, _CHUNK),
+                                       quiet))[1]
 
 # %% ../nbs/09_features.ipynb #d0022b05
 def plot_features(

@@ -6,7 +6,12 @@ import pytest
 import torch
 from skimage.color import rgb2hsv
 
-from silk_nb.colour import colour_correlation, colour_descriptor, plot_colour_descriptor
+from silk_nb.colour import (
+    DescriptorTable,
+    colour_correlation,
+    colour_descriptor,
+    plot_colour_descriptor,
+)
 
 
 def slow_cells(image, r):
@@ -27,6 +32,27 @@ def test_equals_scikit_image_but_for_cell_borders(r):
         near = sum((np.abs(v - np.round(v)) < 1e-5).sum() for v in (x, y))
         assert ours.sum() == 3000
         assert np.abs(ours.numpy() - slow).sum() <= 2 * near
+
+
+@pytest.mark.parametrize("r", [1, 2, 5, 17])
+def test_the_table_counts_the_same(r):
+    table = DescriptorTable(r)
+    images = torch.randint(0, 256, (5, 3, 61, 47), dtype=torch.uint8)
+    images[3] = images[3] // 200 * 200
+    images[4] = images[4, :1]  # grey
+    wanted = colour_descriptor(images, r)
+    for given in (images, images.contiguous(memory_format=torch.channels_last)):
+        found = table(given)
+        assert found.dtype == torch.float32 and torch.equal(found, wanted)
+    assert table(images[:0]).shape == (0, r * r)
+    with pytest.raises(TypeError, match="uint8"):
+        table(images.float())
+
+
+@pytest.mark.parametrize("r", [0, 2.0, True])
+def test_a_table_of_no_resolution(r):
+    with pytest.raises(ValueError, match="resolution"):
+        DescriptorTable(r)
 
 
 def test_every_rgb_corner_falls_into_its_cell():

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import nn
 
 import silk_nb.features as features_module
-from silk_nb.colour import colour_descriptor
+from silk_nb.colour import DescriptorTable, colour_descriptor
 from silk_nb.features import (
     CacheWarning,
     FeatureData,
@@ -309,11 +309,11 @@ def test_the_files_of_later_chunks_are_read_while_the_network_works(images, monk
         assert ready.wait(60)
 
     backbone.register_forward_hook(wait)
-    work = features_module._Work(backbone.eval(), torch.device("cpu"), "float32", 5)
+    work = features_module._Work(backbone.eval(), torch.device("cpu"), "float32")
     keys = features_module.image_keys(images)
     chunks = [list(zip(images, keys, strict=True))[n:n + 2] for n in range(0, 10, 2)]
     monkeypatch.setattr(features_module.os, "cpu_count", lambda: 8)
-    found = list(features_module._on_device(work, iter(chunks)))
+    found = list(features_module._on_device(work, iter(chunks), colour_descriptor))
     assert sorted(events) == list(range(10))  # all were read while the first was with the network
     for at, table in enumerate(extract(images)):
         whole = torch.cat([row[at] for row in found])
@@ -373,6 +373,13 @@ def test_a_device_without_bfloat16_is_told_apart_from_a_network_that_fails(image
     broken.network.fail_after = None
     with pytest.raises(RuntimeError):
         fastest_precision(broken)
+
+
+def test_many_images_have_the_same_descriptors_as_few(images, monkeypatch):
+    assert isinstance(features_module._describer(5, 501), DescriptorTable)
+    few = extract(images, resolution=4)
+    monkeypatch.setattr(features_module, "_describer", lambda r, _: DescriptorTable(r))
+    assert all(torch.equal(a, b) for a, b in zip(extract(images, resolution=4), few, strict=True))
 
 
 def test_a_precision_that_is_none(images):
@@ -579,7 +586,7 @@ def test_an_image_replaced_while_it_is_read_is_not_filed_wrongly(images, tmp_pat
 
 def test_descriptors_have_a_cache_of_their_own(images, tmp_path, monkeypatch):
     first = extract_descriptors(images, cache=tmp_path / "cache", quiet=True)
-    monkeypatch.setattr(features_module, "colour_descriptor", None)
+    monkeypatch.setattr(features_module, "decode_image", None)
     assert torch.equal(extract_descriptors(images, cache=tmp_path / "cache", quiet=True), first)
 
 
