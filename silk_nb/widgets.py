@@ -184,11 +184,17 @@ def scatter_of(
     import jscatter
 
     cloud = _cloud(seen, space, method, by)
+    middle = (cloud[["x", "y"]].min() + cloud[["x", "y"]].max()) / 2
+    reach = 1.06 * float((cloud[["x", "y"]] - middle).abs().max().max()) or 1.0  # room at the edges
     plot = jscatter.Scatter(data=cloud, x="x", y="y", height=430, width=480)
-    plot.color(by="colour", map=_point_colours(seen, by)[1])
+    plot.x(scale=(middle["x"] - reach, middle["x"] + reach))
+    plot.y(scale=(middle["y"] - reach, middle["y"] + reach))
+    plot.color(by="colour", map=_point_colours(seen, by)[1],
+               **({"norm": (0, 1)} if by == "score" else {}))
     large = 9 if len(cloud) < 3000 else 5
     plot.size(by="size", map=[large * 0.6, large])
-    plot.opacity(0.85 if len(cloud) < 3000 else 0.6)
+    # one opacity for all makes jupyter-scatter 1.0 draw all points but invisible
+    plot.opacity(by="size", map=[0.75 if len(cloud) < 3000 else 0.5, 1.0])
     plot.axes(False)
     plot.legend(False)  # it would lie on the points
     return plot, cloud

@@ -2,6 +2,7 @@
 
 Left out where there is no Chromium, unless SILK_NB_BROWSER=1 says that the test must run.
 """
+import io
 import os
 import secrets
 import shutil
@@ -13,7 +14,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -128,6 +131,8 @@ def cell(page, code):
 def changes(page, read, act, what):
     """Do something and wait until what is shown is another."""
     before = read()
+    if before is True:  # what is waited for is there
+        return before
     act()
     for _ in range(480):
         page.wait_for_timeout(250)
@@ -173,6 +178,14 @@ def work_clusters(page):
 
     def at(x, y):
         return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    def coloured():
+        """Share of the plot that is coloured: points may be there and yet be invisible."""
+        file = io.BytesIO(page.screenshot(clip=box))
+        pixels = np.asarray(Image.open(file).convert("RGB")).astype(int)
+        return (np.ptp(pixels, axis=2) > 60).mean()
+
+    changes(page, lambda: coloured() > 0.005, lambda: None, "waiting for the points")
 
     def sweep():
         for step in range(1, 60):  # until a point is under the pointer
