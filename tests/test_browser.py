@@ -23,7 +23,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 MUST_RUN = os.environ.get("SILK_NB_BROWSER") == "1"
 pytestmark = pytest.mark.skipif(not CHROMIUM and not MUST_RUN, reason=(
     "left out: there is no chromium on this machine (apt-get install chromium)"))
-PAGES = ("22_explore", "24_widgets")
+PAGES = ("24_explore", "26_widgets")
 
 
 def free_port():
