@@ -12,7 +12,8 @@ cfg = settings["DEFAULT"]
 
 extras = {
     "dev": shlex.split(cfg["dev_requirements"]),
-    "explore": ["jupyterlab>=4.2", "ipywidgets>=8.1", "umap-learn>=0.5.7", "jupyter-scatter>=1.0.1"],
+    "explore": ["jupyterlab>=4.2", "ipywidgets>=8.1", "umap-learn>=0.5.7",
+                "jupyter-scatter>=1.0.1"],
     "compare": ["pytorch-metric-learning>=2.6"],
     "study": ["imbalanced-learn>=0.13", "pytorch-metric-learning>=2.6", "scikit-posthocs>=0.17",
               "distributed>=2024.12", "optuna>=4.0"],
