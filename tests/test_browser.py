@@ -104,7 +104,7 @@ def run_all(browser, lab, name):
     return page
 
 
-def wait_until_run(page, seconds=240):
+def wait_until_run(page, seconds=600):
     """Wait until the cells have run; none of them may show an error."""
     for _ in range(seconds * 2):
         if page.evaluate("window.silkDone") or page.locator(ERROR).count():
@@ -131,14 +131,18 @@ def cell(page, code):
 def changes(page, read, act, what):
     """Do something and wait until what is shown is another."""
     before = read()
-    if before is True:  # what is waited for is there
-        return before
     act()
     for _ in range(480):
         page.wait_for_timeout(250)
         if (now := read()) != before:
             return now
     pytest.fail(f"{what} changed nothing: {before!r:.300}")
+
+
+def wait_for(page, read, what):
+    """Wait until something is so."""
+    if not read():
+        changes(page, lambda: bool(read()), lambda: None, what)
 
 
 def said(places):
@@ -174,18 +178,20 @@ def work_clusters(page):
     place = cell(page, "cluster_widget(seen)")
     board = place.locator("canvas").evaluate_all(
         "all => all.map(one => one.getBoundingClientRect().width)").index(480)
-    box = place.locator("canvas").nth(board).bounding_box()
+    canvas = place.locator("canvas").nth(board)
+    canvas.scroll_into_view_if_needed()
 
     def at(x, y):
+        box = canvas.bounding_box()  # it moves when the page scrolls
         return box["x"] + x * box["width"], box["y"] + y * box["height"]
 
     def coloured():
         """Share of the plot that is coloured: points may be there and yet be invisible."""
-        file = io.BytesIO(page.screenshot(clip=box))
+        file = io.BytesIO(page.screenshot(clip=canvas.bounding_box()))
         pixels = np.asarray(Image.open(file).convert("RGB")).astype(int)
         return (np.ptp(pixels, axis=2) > 60).mean()
 
-    changes(page, lambda: coloured() > 0.005, lambda: None, "waiting for the points")
+    wait_for(page, lambda: coloured() > 0.005, "waiting for the points")
 
     def sweep():
         for step in range(1, 60):  # until a point is under the pointer
@@ -206,11 +212,13 @@ def work_clusters(page):
     shown = place.locator(".silk-photograph").inner_text()
     assert "prediction" in shown and "%" in shown
     place.get_by_title("Activate lasso selection").click()
+    page.wait_for_timeout(500)
     page.mouse.move(*at(0.02, 0.02))
     page.mouse.down()
     for corner in ((0.98, 0.02), (0.98, 0.98), (0.02, 0.98), (0.02, 0.06)):
         page.mouse.move(*at(*corner), steps=12)
-    changes(page, lambda: " images: " in place.inner_text(), page.mouse.up, "a lasso")
+    page.mouse.up()
+    wait_for(page, lambda: " images: " in place.inner_text(), "a lasso")
     legend = place.locator(".silk-legend")
     changes(page, lambda: "wrong" in (said(legend) or ""), lambda: place.locator("select").nth(
         2).select_option("right or wrong"), "another colour")
