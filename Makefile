@@ -28,6 +28,7 @@ lab: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/colour.py
+	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/paper_scale.py --variables technique --seeds 1 --workers 2
 
 # All 96 runs of the paper's Table 3: most of an hour.

@@ -1,5 +1,5 @@
 """Does the input side keep up? The store against decoding each time, and extraction against the
-bare network. Ratios within one run; every figure is the median of several rounds.
+bare network. Ratios within one run, the median of several rounds.
 
 Run: python benchmarks/store.py [FOLDER OF IMAGES] [--backbones resnet152 …]
 """
@@ -41,11 +41,15 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def compare(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median time of each way; all are done in every round, so that other work hits all alike."""
+    """Time of each way, from the median of its ratios to the first; each round does them all, so
+    that other work on the machine hits all alike."""
     for way in ways.values():
         way()  # warm up
     taken = [{name: seconds(way) for name, way in ways.items()} for _ in range(rounds)]
-    return {name: statistics.median(row[name] for row in taken) for name in ways}
+    first = next(iter(ways))
+    base = statistics.median(row[first] for row in taken)
+    return {name: base * statistics.median(row[name] / row[first] for row in taken)
+            for name in ways}
 
 
 def drain(batches: Iterable) -> None:

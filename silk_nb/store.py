@@ -282,7 +282,7 @@ def augmentation(
     steps = [v2.RandomHorizontalFlip()]
     steps += turn if name in ("strong", "colour") else []
     steps += [v2.RandomResizedCrop(size, (0.6, 1))] if name != "flip" else []
-    steps += [v2.ColorJitter(0.2, 0.2, 0.2, 0.02)] if name == "colour" else []
+    steps += [v2.ColorJitter(0.2, 0.2, 0.2)] if name == "colour" else []
     return v2.Compose(steps)
 
 # %% ../nbs/10_store.ipynb #fc2861a8

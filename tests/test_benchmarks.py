@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "paper_scale.py"
 
@@ -37,6 +38,17 @@ def test_without_the_lists_it_says_that_it_is_left_out(tmp_path, monkeypatch, ca
     monkeypatch.setattr(sys, "argv", ["paper_scale.py"])
     module.main()
     assert capsys.readouterr().out.startswith("Left out: the label lists of SILKNOW")
+
+
+def test_the_input_side_is_measured(tmp_path):
+    for n in range(9):
+        Image.new("RGB", (40, 30), (20 * n, 90, 0)).save(tmp_path / f"{n}.jpg")
+    said = subprocess.run(
+        [sys.executable, SCRIPT.with_name("store.py"), tmp_path, "--images", "8", "--rounds", "1",
+         "--backbones", "shufflenet_v2_x0_5"], capture_output=True, text=True, check=True).stdout
+    for words in ("8 images", "decoded each time", "threads ahead", "DataLoader", "strong",
+                  "shufflenet_v2_x0_5 at 224 px", "float32", "bfloat16", "% of its rate"):
+        assert words in said, said
 
 
 def test_a_slice_is_measured_and_scaled_up(shared):
