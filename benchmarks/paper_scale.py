@@ -117,8 +117,7 @@ class Clock:
         for owner, name, label in (
                 (training, "_train_epoch", "training steps"),
                 (training, "_validate", "validation after each epoch"),
-                (losses, "semantic_similarity_loss", "similarity losses, forward"),
-                (losses, "colour_similarity_loss", "similarity losses, forward"),
+                (losses.AuxiliaryClusteringLoss, "parts", "similarity losses, forward"),
                 (training._Progress, "save", "checkpoints"),
                 (training, "_fingerprint", "fingerprints of data and features"),
                 (experiments, "data_fingerprint", "fingerprints of data and features"),

@@ -30,9 +30,8 @@ from .images import (contact_sheet, export_suspects, plot_image_colours, plot_ne
 
 try:
     from ipywidgets import HTML, Box, Image, Tab, VBox
-except ImportError as error:
-    raise ModuleNotFoundError('the widgets are an extra: pip install "silk_nb[explore]". The '
-                              "figures of silk_nb.explore need none.") from error
+except ImportError:  # check_ipywidgets says what to install
+    HTML = Box = Image = Tab = VBox = object
 
 # %% ../nbs/26_widgets.ipynb #f91cd3b7
 def check_ipywidgets() -> ModuleType:  # the module ipywidgets
