@@ -45,6 +45,7 @@ def seen(runs, silk_cache):
 
 @pytest.fixture(autouse=True)
 def no_figure_is_left_open():
+    plt.close("all")  # of other tests
     yield
     assert not plt.get_fignums()
 
