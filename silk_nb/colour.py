@@ -103,9 +103,14 @@ class DescriptorTable:
         _check_images(blue.expand(1, 3, 256, 256), resolution)
         self.resolution = resolution
         self.cells = np.empty((256, 256, 256), np.min_scalar_type(resolution**2 - 1))
-        for red in range(256):
-            colours = torch.stack([torch.full_like(blue, red), green, blue])[None]
-            self.cells[red] = _cells(colours, resolution)[0].numpy()
+        threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)  # the steps are small, and threads would wait for each other
+            for red in range(256):
+                colours = torch.stack([torch.full_like(blue, red), green, blue])[None]
+                self.cells[red] = _cells(colours, resolution)[0].numpy()
+        finally:
+            torch.set_num_threads(threads)
 
     def __call__(
         self,
