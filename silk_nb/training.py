@@ -32,7 +32,7 @@ from .features import FeatureData, ImageData
 from .losses import TotalLoss, embedding_diagnostics
 from .model import SilkOutput
 from .samplers import ResumableSampler
-from .steps import Alone, Place, Step, batches
+from .steps import Alone, Place, Step, batches, random_state, set_random_state
 
 # %% ../nbs/12_training.ipynb #e61edc0d
 @dataclass(frozen=True)
@@ -348,9 +348,7 @@ class _Progress:
 
     def save(self, path: Path, fingerprint: str) -> None:
         """Write everything to `path`, whole or not at all."""
-        device = self.place.device
-        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.empty(0)
-        random = _of_all(self.place, (torch.get_rng_state(), cuda))
+        random = _of_all(self.place, random_state(self.place.device))
         if not self.place.is_main_process:
             return
         content = io.BytesIO()  # torch's own writer hides that the disk is full
@@ -370,10 +368,7 @@ class _Progress:
         self.loss.load_state_dict(state["loss"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.sampler.load_state_dict(state["sampler"])
-        random, cuda = state["random"][self.place.process_index]
-        torch.set_rng_state(random)
-        if cuda.numel():
-            torch.cuda.set_rng_state(cuda, self.place.device)
+        set_random_state(state["random"][self.place.process_index], self.place.device)
         self.history, self.best = state["history"], state["best"]
         self.waited, self.lowest = state["waited"], state["lowest"]
         self.best_epoch = state["best_epoch"]
