@@ -630,6 +630,7 @@ def _set_missing(raw: pd.DataFrame, missing: str | Sequence[str] | None,
     return raw
 
 
+
 # %% ../nbs/01_annotations.ipynb #e5a7f4ac
 _UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
@@ -766,8 +767,7 @@ def _deal_groups(counts: np.ndarray, rng: np.random.Generator, hands: int = 5) -
     # the total counts as much as all classes together
     full = np.column_stack([counts, size])
     weight = full / full.sum(axis=0) ** 2 * np.append(np.ones(counts.shape[1]), counts.shape[1])
-    order = rng.permutation(len(counts))
-    order = order[np.argsort(-size[order], kind="stable")]
+    order = np.argsort(-size * rng.lognormal(size=len(size)), kind="stable")
     held = np.zeros((hands, full.shape[1]))
     hand = np.empty(len(counts), dtype=int)
     for g in order:
@@ -784,19 +784,20 @@ def _judge(held: np.ndarray) -> tuple[int, int, float]:
     return int((held.sum(axis=1) == 0).sum()), int((held == 0).sum()), float(of_class + of_all)
 
 
-def _best_deal(counts: np.ndarray, rng: np.random.Generator, shuffles: int = 8) -> np.ndarray:
-    "The split (0, 1 or 2) of every group: the best of the deals and their assignments."
-    best = None
+def _good_deal(counts: np.ndarray, rng: np.random.Generator, shuffles: int = 8) -> np.ndarray:
+    "The split (0, 1 or 2) of every group: a random one of the good deals and assignments."
+    deals = []
     for _ in range(shuffles):
-        # the deal begins with the largest group and hand 0, and the first of equals wins below
-        hand = rng.permutation(5)[_deal_groups(counts, rng)]
+        hand = _deal_groups(counts, rng)
         held = np.stack([counts[hand == f].sum(axis=0) for f in range(5)])
         for validation, test in itertools.permutations(range(5), 2):
             two = held[[validation, test]]
             badness = _judge(np.vstack([held.sum(axis=0) - two.sum(axis=0), two]))
-            if best is None or badness < best[0]:
-                best = badness, np.select([hand == validation, hand == test], [1, 2], 0)
-    return best[1]
+            deals.append((badness, np.select([hand == validation, hand == test], [1, 2], 0)))
+    empty, missing, deviation = min(badness for badness, _ in deals)
+    good = [split for badness, split in deals
+            if badness <= (empty, missing, max(1.5 * deviation, 0.02))]
+    return good[rng.integers(len(good))]
 
 # %% ../nbs/01_annotations.ipynb #a4490aba
 def _best_change(counts: np.ndarray, split: np.ndarray, changes: list[dict]) -> dict:
@@ -894,7 +895,7 @@ def split_annotations(
     label, classes = pd.factorize(ordered["label"].astype("object"), sort=True)
     counts = np.zeros((group.max() + 1, len(classes)))
     np.add.at(counts, (group, label), 1)
-    split = _mend_gaps(counts, _best_deal(counts, np.random.default_rng(seed)))
+    split = _mend_gaps(counts, _good_deal(counts, np.random.default_rng(seed)))
     _warn_small(counts, split, classes)
     codes = np.empty(len(table), dtype=int)
     codes[order] = split[group]

@@ -905,6 +905,22 @@ def test_large_groups_are_not_bound_for_training():
     assert 5 <= where.count("train") <= 28 and len(set(where)) == 3
 
 
+def test_test_sets_of_seeds_share_no_more_than_by_chance():
+    # groups as skewed as the senders of the clothing photographs; the largest hold 10 and 8 %
+    rng = np.random.default_rng(0)
+    sizes = np.array([120, 95, 60, 50, 40, *rng.integers(1, 30, 60)])
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    tastes = rng.dirichlet(np.full(6, 0.6), len(sizes))
+    table = frame(groups, [rng.choice(list("abcdef"), p=tastes[g]) for g in groups])
+    tested = np.stack([(split_annotations(table, seed=s)["split"] == "test").to_numpy()
+                       for s in range(40)])
+    both = tested.astype(float) @ tested.T
+    shared = (both / both.diagonal())[~np.eye(40, dtype=bool)].mean()
+    assert 0.17 < shared < 0.25, shared
+    # of 40 test sets each of the large groups is in about 8
+    assert all(1 <= tested[:, groups == g][:, 0].sum() <= 18 for g in range(5))
+
+
 def test_mending_moves_whole_groups():
     # class b: three groups, dealt by hand so that the test split misses it
     counts = np.array([[8, 0]] * 9 + [[0, 1], [1, 1], [0, 1]], dtype=float)
@@ -943,7 +959,7 @@ def test_few_groups_leave_no_gap_that_need_not_be(data, seed):
         held = np.stack([counts[np.equal(split, s)].sum(axis=0) for s in range(3)])
         return int((held.sum(axis=1) == 0).sum()), int((held[:, wide] == 0).sum())
 
-    split = annotations._best_deal(counts, np.random.default_rng(seed))
+    split = annotations._good_deal(counts, np.random.default_rng(seed))
     found = bad(annotations._mend_gaps(counts, split))
     assert found == min(map(bad, itertools.product(range(3), repeat=groups)))
 
