@@ -585,9 +585,16 @@ def _run(arguments: Sequence[str] | None) -> int:
     def told(text: str) -> str:
         return _in_options(" ".join(text.split()), parts[args.command].options())
 
+    said = set()  # every run of a study warns anew
+
+    def warn(message: Warning, kind: type, *_: object) -> None:
+        line = f"{kind.__name__}: {told(str(message))}"
+        if line not in said:
+            said.add(line)
+            print(line, file=sys.stderr)
+
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, kind, *_: print(
-            f"{kind.__name__}: {told(str(message))}", file=sys.stderr)
+        warnings.showwarning = warn
         try:
             _COMMANDS[args.command](args)
         except Exception as error:

@@ -261,7 +261,8 @@ def _facts(found: Findings, folder: Path) -> dict[str, str]:
             "images that cannot be read": f"{len(read_rejected(folder)):,}, left out"
             + ", listed in rejected.csv" * bool(len(read_rejected(folder))),
             "experiments": ", ".join(study["experiments"]),
-            "features": first["seen"], "settings": ", ".join(f"{k}={v}" for k, v in settings.items()),
+            "features": first["seen"], "settings": ", ".join(
+                f"{k}={'auto' if k == 'batch_size' and v is None else v}" for k, v in settings.items()),
             **{f"head {name}": ", ".join(f"{k}={v}" for k, v in HEADS[name].items())
                for name in dict.fromkeys(find_experiment(e).head for e in study["experiments"])
                if HEADS[name]},

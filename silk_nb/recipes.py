@@ -6,6 +6,7 @@
 __all__ = ['EXPERIMENTS', 'HEADS', 'COMPARATORS', 'GROUPS', 'Experiment', 'find_experiment', 'expand_names']
 
 # %% ../nbs/17_recipes.ipynb #a8372c81
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -148,7 +149,9 @@ def find_experiment(
     star, base, head = base.endswith("*"), base.removesuffix("*"), head or "paper"
     if (base not in ("C", *_BASES) or head not in HEADS or len(set(parts)) != len(parts)
             or not set(parts) <= set(_PARTS) or len(set(parts) - {"co", "sem"}) > 1):
-        raise ValueError(f"there is no experiment {name!r}; {_known()}")
+        near = difflib.get_close_matches(name, GROUPS["all"], 1)
+        meant = f", did you mean {near[0]!r}?" if near else ";"
+        raise ValueError(f"there is no experiment {name!r}{meant} {_known()}")
     parts = [part for part in _PARTS if part in parts]
     _check_sense(base, parts, head)
     random = star or base != "C"

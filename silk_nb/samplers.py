@@ -321,8 +321,8 @@ def _check_eq_5(batch_size: int, counts: pd.Series, names: list) -> None:
     if batch_size > largest:
         raise ValueError(
             f"batch_size {batch_size} breaks Eq. 5, N_MB ≤ N_min · K: the rarest class, "
-            f"{names[-1]!r}, has {rarest} images, so with {len(counts)} classes the largest "
-            f"balanced batch is {largest}. Take batch_size={largest} or less, or pass "
+            f"{names[-1]!r}, has {rarest} training images, so with {len(counts)} classes the "
+            f"largest balanced batch is {largest}. Take batch_size={largest} or less, or pass "
             "allow_imbalanced=True for batches as balanced as can be")
 
 # %% ../nbs/07_samplers.ipynb #1c88746a

@@ -283,12 +283,12 @@ def _cell(mean: float, std: float, runs: int, usual: int) -> str:
 
 
 def _best(means: pd.DataFrame, by_row: bool) -> np.ndarray:
-    """Which cells hold the best mean, as printed, of their column or row."""
+    """Which cells hold the best mean, as printed, of their column or row; none where all are alike."""
     shown = means.round(1).to_numpy(dtype=float)
     if shown.shape[1 if by_row else 0] < 2:
         return np.zeros(shown.shape, bool)
     top = np.where(np.isnan(shown), -np.inf, shown).max(axis=1 if by_row else 0, keepdims=by_row)
-    return shown == top
+    return (shown == top) & ~(shown == top).all(axis=1 if by_row else 0, keepdims=True)
 
 
 def _grid(table: pd.DataFrame) -> tuple[list[str], list[tuple[list[str], list]]]:

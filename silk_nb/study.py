@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['plan_study', 'StudyBusyError', 'UnfinishedStudyError', 'refuse_other', 'read_header', 'read_study', 'read_rejected',
            'hold_folder', 'collect_study', 'collect_predictions', 'seen_digest', 'refuse_other_features',
-           'check_libraries', 'check_runs', 'run_study']
+           'check_libraries', 'check_runs', 'check_splits', 'run_study']
 
 # %% ../nbs/20_study.ipynb #da77ca5a
 import contextlib
@@ -30,8 +30,8 @@ from .annotations import (atomic_write, choose_variable, is_leftover, split_anno
                                  write_table)
 from .comparators import check_oversampling
 from .evaluation import METRIC_NAMES
-from .experiments import (Prepared, RunConfig, Seen, build_untrained, data_fingerprint,
-                                 in_path, prepare, read_json, read_scores, run_experiment,
+from .experiments import (Prepared, RunConfig, Seen, build_untrained, check_once,
+                                 data_fingerprint, in_path, prepare, read_json, read_scores, run_experiment,
                                  versions, write_json)
 from .recipes import expand_names, find_experiment
 
@@ -42,12 +42,16 @@ def plan_study(
     seeds: int | Sequence[int] = 3,  # how many, or which
 ) -> pd.DataFrame:  # one row per run: variable, experiment, seed, folder (within the study's)
     """All combinations. Raises `ValueError` for unknown names, none at all, or a seed twice."""
+    if isinstance(seeds, int) and seeds < 1:
+        raise ValueError(f"seeds={seeds} is no run at all: a study wants one seed or more.")
     seeds = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
     variables = [variables] if isinstance(variables, str) else list(variables)
     names = expand_names([experiments] if isinstance(experiments, str) else list(experiments))
     for what, given in (("variable", variables), ("experiment", names), ("seed", seeds)):
-        if not given or len(set(given)) != len(given):
-            raise ValueError(f"a study wants at least one {what}, each once, not {given!r}.")
+        if not given:
+            raise ValueError(f"there is no {what}: a study wants one or more.")
+        if twice := [one for one in given if given.count(one) > 1]:
+            raise ValueError(f"the {what} {twice[0]!r} is named more than once: leave one out.")
     rows = [(v, e, s, f"runs/{in_path(v)}/{in_path(e)}/seed_{s}")
             for v in variables for s in seeds for e in names]
     plan = pd.DataFrame(rows, columns=["variable", "experiment", "seed", "folder"])
@@ -412,11 +416,23 @@ def check_runs(
         if coloured:
             raise ValueError(f"{coloured[0]!r} wants the colours of the images: hand in "
                              "descriptors=, or leave out what has + co.")
-    splits, width = {}, prepared.seen.inputs.shape[1]
+    check_splits(prepared.table, todo, config, prepared.seen.inputs.shape[1])
+
+
+def check_splits(
+    table: pd.DataFrame,  # rows of images that can be read
+    todo: Sequence[Mapping],  # variable, experiment and seed of each
+    config: RunConfig,  # settings that all share
+    width: int = 1,  # length of the features, if it is known
+) -> None:
+    """What `check_runs` refuses of splits, batches and networks, before anything is extracted.
+
+    Raises `ValueError`."""
+    splits = {}
     for run in todo:
         what = run["variable"], run["seed"]
         if what not in splits:
-            chosen = choose_variable(prepared.table, run["variable"], min_count=config.min_count,
+            chosen = choose_variable(table, run["variable"], min_count=config.min_count,
                                      rare=config.rare)[0]
             with warnings.catch_warnings():  # the run itself will say it
                 warnings.simplefilter("ignore")
@@ -444,6 +460,7 @@ def run_study(
 ) -> pd.DataFrame:  # as from `collect_study`
     """Run every experiment on every variable with every seed, each once.
 
+    A study that is finished is read, and the images are not looked at again.
     Raises `FileExistsError` for a folder of anything else, `StudyBusyError` where another study is
     at work, `UnfinishedStudyError` where workers died or runs failed, and what the steps raise.
     """
@@ -466,8 +483,10 @@ def run_study(
             _store_seen(folder / "features.safetensors", prepared.seen)  # refuses others
         todo = [run for run in runs.to_dict("records") if not begun or _row(folder, run) is None]
         if todo:
-            prepared = prepared or prepare(table, config, list(dict.fromkeys(runs["variable"])),
-                                           cache=cache, device=device, quiet=quiet)
+            if prepared is None:
+                check_splits(check_once(table, cache, quiet=quiet)[0], todo, config)
+                prepared = prepare(table, config, list(dict.fromkeys(runs["variable"])),
+                                   cache=cache, device=device, quiet=quiet)
             check_runs(prepared, todo, config)
             if not begun:  # what cannot be has been refused by now
                 write_json(folder / "study.json", header)

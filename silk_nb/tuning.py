@@ -31,11 +31,11 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from tqdm.auto import tqdm
 
 from .annotations import atomic_write, choose_variable, write_table
-from .experiments import (Prepared, RunConfig, data_fingerprint, find_device, prepare,
-                                 read_json, validate_experiment, versions, write_json)
+from .experiments import (Prepared, RunConfig, check_once, data_fingerprint, find_device,
+                                 prepare, read_json, validate_experiment, versions, write_json)
 from .model import Backbone, SilkHead
 from .recipes import find_experiment
-from .study import (UnfinishedStudyError, check_libraries, check_runs, hold_folder,
+from .study import (UnfinishedStudyError, check_libraries, check_runs, check_splits, hold_folder,
                            read_header, refuse_other, refuse_other_features, seen_digest)
 from .training import CollapseWarning, NonFiniteLossError
 
@@ -652,9 +652,14 @@ def tune(
         warnings.simplefilter("ignore", CollapseWarning)  # its F1 tells as much
         warnings.simplefilter("ignore", check_optuna().exceptions.ExperimentalWarning)
         refuse_other(folder, header, "tuning")
-        prepared = prepared or prepare(table, start, [start.variable], backbone=backbone,
-                                       cache=cache, device=device, quiet=quiet)
-        for size in space["batch_size"].ends() if "batch_size" in space else [start.batch_size]:
+        sizes = space["batch_size"].ends() if "batch_size" in space else [start.batch_size]
+        if prepared is None:
+            good = check_once(table, cache, quiet=quiet)[0]
+            for size in sizes:
+                check_splits(good, [asdict(start)], replace(start, batch_size=size))
+            prepared = prepare(table, start, [start.variable], backbone=backbone, cache=cache,
+                               device=device, quiet=quiet)
+        for size in sizes:
             check_runs(prepared, [asdict(start)], replace(start, batch_size=size))
         _begin(folder, header, prepared)
         search = _Search(table, prepared, start, space, seeds, confirm, find_device(device),

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from silk_nb.cli import _RUN_OPTIONS, _in_options, _parsers, main
+from silk_nb.cli import _COMMANDS, _RUN_OPTIONS, _in_options, _parsers, main
 from silk_nb.experiments import RunConfig
 from silk_nb.predict import find_images
 
@@ -89,12 +90,23 @@ def test_demo_small_ends_with_a_table_and_a_report(told, tmp_path):
     assert report.is_file() and "<html" in report.read_text()
 
 
+def test_a_warning_is_said_once_however_many_runs_give_it(told, monkeypatch):
+    def command(_):
+        for run in range(3):
+            with warnings.catch_warnings():  # Python forgets what it has said
+                warnings.warn("a small class" if run else "other", UserWarning, stacklevel=1)
+
+    monkeypatch.setitem(_COMMANDS, "evaluate", command)
+    status, _, err = told("evaluate", "run")
+    assert status == 0 and err == ["UserWarning: other", "UserWarning: a small class"]
+
+
 @pytest.mark.parametrize("arguments,words", [
     (["train", "nowhere.csv", "--variable", "x"], "nowhere.csv"),
     (["train", "EMPTY", "--variable", "label"], "EMPTY"),
     (["train", "SILK", "--variable", "colour"], "no variable 'colour'; there are "),
     (["train", "SILK", "--variable", "technique", "--experiment", "C + seem"],
-     "no experiment 'C + seem'; the names are C*, C, "),
+     "no experiment 'C + seem', did you mean 'C + sem'? the names are C*, C, "),
     (["train", "SILK", "--variable", "technique", "--backbone", "resnet_152", *SMALL[2:]],
      "resnet152"),
     (["train", "SILK", "--variable", "technique", "--weights", "gone.safetensors"],

@@ -427,9 +427,9 @@ def test_too_large_a_batch_names_class_count_size_and_way_on(independent):
 @pytest.mark.parametrize("names", [list("vwxyz"), dict(enumerate("vwxyz"))])
 def test_too_large_a_batch_uses_class_names(names):
     labels = labels_of(SIZES)
-    with pytest.raises(ValueError, match="'z', has 5 images"):
+    with pytest.raises(ValueError, match="'z', has 5 training images"):
         ClassBalancedBatchSampler(labels, 26, class_names=names)
-    with pytest.raises(ValueError, match="class, 4, has 5 images"):
+    with pytest.raises(ValueError, match="class, 4, has 5 training images"):
         ClassBalancedBatchSampler(labels, 26)
 
 

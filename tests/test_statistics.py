@@ -118,8 +118,11 @@ def test_one_run_and_missing_numbers_are_shown_as_such():
 
 
 def test_equal_as_printed_is_bold_twice():
-    table = st.summary_table(some_results(mean_f1=[0.4, 0.5, 0.4501, 0.4501]))
-    assert st.table_markdown(table).count("**") == 4
+    two = some_results(mean_f1=[0.4, 0.5, 0.4501, 0.4501])
+    worse = some_results(mean_f1=0.1)[:2].assign(experiment="W")
+    assert st.table_markdown(st.summary_table(pd.concat([two, worse]))).count("**") == 4
+    # where all are alike none is the best
+    assert "**" not in st.table_markdown(st.summary_table(two))
 
 
 def test_tables_escape_what_their_language_reads():

@@ -236,6 +236,14 @@ def test_what_cannot_be_is_refused_before_the_folder_is_made(tmp_path):
     assert not [p for p in (tmp_path / "s").iterdir() if p.name.startswith(".study")]
 
 
+def test_batches_that_cannot_be_are_refused_before_features_are_extracted(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "check_once", lambda table, cache, quiet: (table, None))
+    monkeypatch.setattr(module, "prepare", lambda *_, **__: pytest.fail("features are extracted"))
+    with pytest.raises(ValueError, match=r"Eq\. 5.* training images"):
+        run_study(TABLE, tmp_path / "s", *WHAT, config=replace(CONFIG, batch_size=140), quiet=True)
+    assert not (tmp_path / "s").exists()
+
+
 def test_deferred_weights_are_reached_and_the_best_epoch_comes_after(tmp_path):
     results = study(tmp_path / "s", (["kind"], ["LDAM-DRW"], 1),
                     config=replace(CONFIG, max_epochs=40, patience=2))
@@ -285,8 +293,13 @@ def test_plan():
     assert plan["folder"].iloc[0] == "runs/a_b/C_random/seed_3"
     with pytest.raises(ValueError, match="punctuation"):
         plan_study(["a-b", "a b"], ["C"], 1)
-    with pytest.raises(ValueError, match="each once"):
-        plan_study(["a"], ["C"], [1, 1])
+    with pytest.raises(ValueError, match="the seed 1 is named more than once"):
+        plan_study(["a"], ["C"], [2, 1, 1])
+    with pytest.raises(ValueError, match="there is no variable"):
+        plan_study([], ["C"])
+    for seeds in (0, -2):
+        with pytest.raises(ValueError, match=f"seeds={seeds} is no run at all"):
+            plan_study(["a"], ["C"], seeds)
 
 
 def test_the_study_imports_without_the_extra(tmp_path):
