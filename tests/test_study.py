@@ -21,6 +21,7 @@ import torch
 import silk_nb.study as module
 from silk_nb.comparators import FewNeighboursWarning
 from silk_nb.experiments import RunConfig, given_features, read_scores
+from silk_nb.findings import level_with_best
 from silk_nb.recipes import expand_names
 from silk_nb.study import (
     StudyBusyError,
@@ -428,3 +429,15 @@ def test_a_page_of_what_is_finished_so_far(left, tmp_path):
     assert all(line in page for line in told) and len(told) == 2
     lacking = "C*" not in left["shade"]
     assert ("C* has no finished run there yet" in told[1]) == lacking
+
+
+def test_what_the_validation_set_does_not_tell_from_the_best_is_named():
+    scores = {"best": [0.50, 0.60, 0.55], "level": [0.52, 0.56, 0.555],
+              "behind": [0.49, 0.59, 0.54], "once": [0.50, None, None]}
+    rows = [("v", name, seed, score) for name, own in scores.items()
+            for seed, score in enumerate(own) if score is not None]
+    results = pd.DataFrame(rows, columns=["variable", "experiment", "seed", "validation_mean_f1"])
+    results["mean_f1"] = 0.5
+    # 'behind' loses little as well, but with every seed
+    assert level_with_best(results, "v") == ["level"]
+    assert level_with_best(results[results["seed"] == 0], "v") == []
