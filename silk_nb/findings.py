@@ -37,7 +37,7 @@ class Findings:
     study: dict  # from `read_study`
     results: pd.DataFrame  # from `collect_study`
     predictions: pd.DataFrame  # from `collect_predictions`
-    classes: dict[str, list[str]]  # variable -> classes, most frequent first
+    classes: dict[str, list[str]]  # variable -> classes, most frequent in training first
     minority: dict[str, list[str]]  # variable -> minority classes
     counts: dict[str, dict[str, int]]  # variable -> class -> images
     training: dict[str, dict[str, int]]  # the same of the training images, first seed
@@ -52,7 +52,7 @@ def _classes_of(folder: Path, results: pd.DataFrame) -> tuple[dict, dict, dict, 
         split = pd.read_csv(place / "split.csv", keep_default_na=False, dtype=str)
         for kept, part in ((counts, split), (training, split[split["split"] == "train"])):
             kept[name] = part["label"].value_counts().reindex(table["class"], fill_value=0).to_dict()
-        classes[name] = sorted(counts[name], key=lambda c: -counts[name][c])  # noqa: B023
+        classes[name] = sorted(counts[name], key=lambda c: -training[name][c])  # noqa: B023
         minority[name] = table["class"][table["minority"].astype(str) == "True"].tolist()
     return classes, minority, counts, training
 

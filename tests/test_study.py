@@ -21,7 +21,7 @@ import torch
 import silk_nb.study as module
 from silk_nb.comparators import FewNeighboursWarning
 from silk_nb.experiments import RunConfig, given_features, read_scores
-from silk_nb.findings import level_with_best
+from silk_nb.findings import level_with_best, read_findings
 from silk_nb.recipes import expand_names
 from silk_nb.study import (
     StudyBusyError,
@@ -417,7 +417,7 @@ def test_one_who_waited_for_a_study_that_came_to_nothing_has_a_lock_that_others_
                                   {"shade": ["C*"]}])
 def test_a_page_of_what_is_finished_so_far(left, tmp_path):
     """Runs are missing, in one case those of the baseline on a variable."""
-    from silk_nb.findings import read_findings, recommendations, write_findings
+    from silk_nb.findings import recommendations, write_findings
 
     study(tmp_path / "s", (["kind", "shade"], ["C*", "C", "C + co + sem"], 2))
     for run in collect_study(tmp_path / "s").to_dict("records"):
@@ -429,6 +429,20 @@ def test_a_page_of_what_is_finished_so_far(left, tmp_path):
     assert all(line in page for line in told) and len(told) == 2
     lacking = "C*" not in left["shade"]
     assert ("C* has no finished run there yet" in told[1]) == lacking
+
+
+def test_the_tables_order_classes_as_the_figures_do(whole, tmp_path):
+    """By training images, also where all images together are in another order."""
+    shutil.copytree(whole[0], tmp_path / "s")
+    for file in (tmp_path / "s").rglob("split.csv"):
+        split = pd.read_csv(file, dtype=str)
+        split.loc[split["label"].isin(["tabby", "red"]), "split"] = "test"
+        split.to_csv(file, index=False)
+    found = read_findings(tmp_path / "s")
+    assert found.classes["kind"][-1] == "tabby" and found.classes["shade"][-1] == "red"
+    for name, classes in found.classes.items():
+        sizes = [found.training[name][one] for one in classes]
+        assert sizes == sorted(sizes, reverse=True)
 
 
 def test_what_the_validation_set_does_not_tell_from_the_best_is_named():
