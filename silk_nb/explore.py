@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COLOUR_BY', 'find_runs', 'read_split', 'variable_counts', 'say_instead', 'plot_distributions', 'sampling_table',
            'plot_sampling', 'RunImages', 'MissingImagesWarning', 'see_run', 'nearest', 'silhouettes', 'cluster_numbers',
-           'embed', 'run_points', 'plot_clusters', 'plot_spaces', 'plot_experiments', 'read_predictions', 'mistakes',
-           'class_confusions', 'plot_class_confusions']
+           'embed', 'run_points', 'class_colours', 'plot_clusters', 'plot_spaces', 'plot_experiments',
+           'read_predictions', 'mistakes', 'class_confusions', 'plot_class_confusions']
 
 # %% ../nbs/24_explore.ipynb #11c3e217
 import hashlib
@@ -23,13 +23,14 @@ import torch
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 from sklearn.decomposition import PCA
+from torch import Tensor
 
 from .annotations import atomic_write
 from .evaluation import plot_per_class_f1
-from .experiments import check_once
-from .features import FeatureData, extract_features
+from .experiments import Prepared, check_once
+from .features import FeatureData, extract_descriptors, extract_features
 from .imbalance import class_counts, literal_text, minority_classes, plot_class_distribution
-from .predict import load_run, read_header
+from .predict import TrainedHead, load_head, load_run, read_header
 from .samplers import (ClassBalancedBatchSampler, RandomBatchSampler, batch_shares,
                               largest_balanced_batch, plot_batches)
 from .study import collect_study
@@ -176,7 +177,7 @@ class RunImages(NamedTuple):
     minority: list[str]
     f_rn: np.ndarray  # N×D features of the backbone
     f_aux: np.ndarray  # N×d features of unit length, those that the clustering losses act on
-    colours: np.ndarray  # N×r² colour descriptors
+    colours: np.ndarray | None  # N×r² colour descriptors; None for features without images
     left_out: pd.DataFrame  # image and reason of what cannot be read
 
     @property
@@ -205,33 +206,81 @@ def _still_there(folder: Path, split: pd.DataFrame, cache: str | Path | None, qu
     return good, left_out
 
 # %% ../nbs/24_explore.ipynb #4fa357b8
+def _given(folder: Path, split: pd.DataFrame, trained: TrainedHead, prepared: Prepared,
+           cache: str | Path | None, quiet: bool) -> tuple[Tensor, Tensor | None]:
+    """The features and colours of a run's images among those that are at hand."""
+    seen = prepared.seen
+    if seen.inputs is None or seen.backbone != trained.backbone:
+        raise ValueError(f"prepared= holds no features, or those of another backbone than {folder} "
+                         "was made with.")
+    at = pd.Index(seen.images).get_indexer(split["image"])
+    if (at < 0).any():
+        raise ValueError(f"there are no features for {(at < 0).sum()} of {len(split)} images of "
+                         f"{folder}, the first is {split['image'][at < 0].iloc[0]}: give the label "
+                         "table and the features that the run was made on.")
+    if seen.descriptors is not None:
+        return seen.inputs[at], seen.descriptors[at]
+    try:
+        colours = extract_descriptors(split["image"], cache=cache, quiet=quiet)
+    except (OSError, ValueError):  # features of one's own need no image files
+        colours = None
+    return seen.inputs[at], colours
+
+
+def _check_scores(folder: Path, table: pd.DataFrame) -> None:
+    """`ValueError` where test images do not get the scores that the run gave them."""
+    file = folder / "predictions.csv"
+    if not file.is_file():
+        return
+    said = pd.read_csv(file, keep_default_na=False, dtype={"image": str}).set_index("image")["score"]
+    other = (table.set_index("image")["score"].reindex(said.index) - said).abs() > 0.02
+    if other.any():
+        raise ValueError(f"{other.sum()} of {len(said)} test images get other scores than in {folder}: "
+                         "these are not its features, or their rows are in another order.")
+
+# %% ../nbs/24_explore.ipynb #5587860c
 def see_run(
     folder: str | Path,  # a run folder
     *,
+    prepared: Prepared | None = None,  # features at hand, from `prepare` or `given_features`
     weights: str | Path | None = None,  # of the backbone, where the file of the run has moved
     cache: str | Path | None = None,  # folder for features, such as `default_cache()`
     device: str | None = None,  # None: where the backbone is, the CPU
     quiet: bool = False,  # no progress bars
 ) -> RunImages:
     """Features, scores and colours of all images of a run. Raises as `load_run` does, and
-    `ValueError` where no image can be read; warns of some that cannot (`MissingImagesWarning`)."""
-    folder, run = Path(folder), load_run(folder, weights=weights)
-    split = read_split(folder)
+    `ValueError` where no image can be read or features do not fit; warns of images that cannot be
+    read (`MissingImagesWarning`)."""
+    folder = Path(folder)
+    header, trained, split = read_header(folder), load_head(folder), read_split(folder)
     counts = class_counts(split["label"])
-    table, left_out = _still_there(folder, split, cache, quiet)
-    f_rn, colours = extract_features(table["image"], run.model.backbone, cache=cache, device=device,
-                                     quiet=quiet)
-    codes = pd.Index(run.classes).get_indexer(table["label"])
+    if prepared is not None:
+        table, left_out = split, split.head(0)[["image"]].assign(reason="")
+        f_rn, colours = _given(folder, split, trained, prepared, cache, quiet)
+    elif trained.backbone is None:
+        raise ValueError(f"{folder} was made on features of one's own, which are not in it: give them "
+                         "again, prepared=given_features(table, features).")
+    else:
+        backbone = load_run(folder, weights=weights).model.backbone
+        table, left_out = _still_there(folder, split, cache, quiet)
+        f_rn, colours = extract_features(table["image"], backbone, cache=cache, device=device,
+                                         quiet=quiet)
+    codes = pd.Index(trained.classes).get_indexer(table["label"])
     if (codes < 0).any():
         raise ValueError(f"{folder / 'split.csv'} has the class {table['label'][codes < 0].iloc[0]!r}"
                          ", which the network does not know: train the run again.")
-    scores, f_aux = apply_network(run.model.head, FeatureData(f_rn, codes))
-    table = table.assign(predicted=np.array(run.classes, dtype=object)[scores.argmax(1)],
+    try:
+        scores, f_aux = apply_network(trained.head, FeatureData(f_rn, codes))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"the features do not fit the network of {folder}: {error}") from error
+    table = table.assign(predicted=np.array(trained.classes, dtype=object)[scores.argmax(1)],
                          score=scores.max(1).values.numpy())
     table["right"] = table["predicted"] == table["label"]
-    return RunImages(folder, run.header, table, counts.index.tolist(),
-                     minority_classes(counts) if len(counts) > 1 else [],
-                     f_rn.numpy(), f_aux.numpy(), colours.numpy(), left_out)
+    if prepared is not None:
+        _check_scores(folder, table)
+    return RunImages(folder, header, table, counts.index.tolist(),
+                     minority_classes(counts) if len(counts) > 1 else [], f_rn.numpy(),
+                     f_aux.numpy(), None if colours is None else colours.numpy(), left_out)
 
 # %% ../nbs/24_explore.ipynb #a69f4935
 def nearest(
@@ -391,12 +440,22 @@ def run_points(
 COLOUR_BY = ("label", "split", "right", "score")
 
 
+def class_colours(
+    number: int,  # of classes
+) -> list[tuple]:  # red, green and blue of each
+    """Ten colours that colour-blind people can tell apart, then the same ten darker, and lighter."""
+    palette = np.array(sns.color_palette("colorblind"))
+    shades = [palette, 0.55 * palette, 0.45 + 0.55 * palette]
+    return [tuple(shades[at // 10 % 3][at % 10].tolist()) for at in range(number)]
+
+
 def _kinds(table: pd.DataFrame, by: str, classes: Sequence[str]) -> list[tuple]:
     """Name, rows, colour and marker of everything that has a colour of its own."""
     palette = sns.color_palette("colorblind")
     if by == "label":
-        return [(name, table["label"] == name, palette[at % 10], "osD^vPX*"[(at + at // 10) % 8])
-                for at, name in enumerate(classes)]
+        return [(name, table["label"] == name, colour, "osD^vPX*"[(at + at // 10) % 8])
+                for at, (name, colour) in enumerate(zip(classes, class_colours(len(classes)),
+                                                        strict=True))]
     if by == "split":
         return [(name, table["split"] == name, palette[at], "o^s"[at])
                 for at, name in enumerate(("train", "validation", "test"))]
@@ -422,7 +481,8 @@ def plot_clusters(
     ax = ax or plt.subplots(figsize=(7, 4.8), layout="constrained")[1]
     rare, size = table["label"].isin(minority).to_numpy(), float(np.clip(3e4 / len(table), 4, 26))
     layers = ((~rare, {"s": size, "linewidth": 0, "alpha": 0.75, "zorder": 2}),
-              (rare, {"s": 1.7 * size, "linewidth": 0.7, "edgecolor": "black", "zorder": 3}))
+              (rare, {"s": 1.7 * size, "linewidth": 0.12 * (1.7 * size) ** 0.5,
+                      "edgecolor": "black", "zorder": 3}))
     for chosen, look in layers:
         if by == "score":
             drawn = ax.scatter(*points[chosen].T, c=table["score"][chosen], cmap="viridis", vmin=0,
@@ -492,6 +552,24 @@ def _chosen_runs(runs: pd.DataFrame, variable: str, experiments: Sequence[str] |
     return found
 
 
+def _f1_map(tables: Mapping[str, Sequence[pd.DataFrame]], ax: Axes | None) -> Axes:
+    """Mean F1 as shades: experiments in rows, classes in columns."""
+    first = next(iter(tables.values()))[0]
+    order = first.sort_values("train", ascending=False, kind="stable").index
+    rare = set(first.index[first["minority"].astype(bool)])
+    means = pd.DataFrame({name: sum(one["f1"] for one in mine) / len(mine)
+                          for name, mine in tables.items()}).reindex(order).T
+    ax = ax or plt.subplots(figsize=(min(3.4 + 0.42 * len(order), 11), 1.6 + 0.24 * len(means)),
+                            layout="constrained")[1]
+    sns.heatmap(100 * means, ax=ax, vmin=0, vmax=100, cmap="cividis", annot=True, fmt=".0f",
+                annot_kws={"fontsize": 7}, cbar_kws={"label": "F1 on the test set [%]"})
+    ax.set_xticks(ax.get_xticks(), [f"{name} ●" if name in rare else name for name in order],
+                  rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
+    ax.tick_params(axis="y", labelsize=8, labelrotation=0)
+    ax.set(xlabel="class, most frequent first; ● minority class", ylabel="experiment")
+    return ax
+
+
 def plot_experiments(
     runs: pd.DataFrame,  # from `find_runs`
     variable: str,
@@ -499,8 +577,8 @@ def plot_experiments(
     *,
     ax: Axes | None = None,  # where to draw; None makes a new figure
 ) -> Axes:
-    """F1 per class of several experiments, ± one deviation over seeds. Raises `ValueError` for an
-    unknown name and for a run without test images."""
+    """F1 per class of several experiments, ± one deviation over seeds; of more than 8 their means, as
+    a map. Raises `ValueError` for an unknown name and for a run without test images."""
     chosen, tables = _chosen_runs(runs, variable, experiments), {}
     for row in chosen.itertuples():
         table = pd.read_csv(Path(row.folder) / "per_class.csv", dtype={"class": str},
@@ -508,10 +586,13 @@ def plot_experiments(
         if not table["test"].sum():
             raise ValueError(f"the run in {row.folder} has no test images: nothing to compare.")
         tables.setdefault(row.experiment, []).append(table)
-    ax = plot_per_class_f1(tables, ax=ax)
-    seeds = chosen.groupby("experiment")["seed"].nunique().max()
-    told = f"{variable}: F1 per class" + (f", mean ± deviation of {seeds} seeds" if seeds > 1 else "")
-    ax.set_title(told, fontsize=11, pad=6 + 15 * -(-len(tables) // 4) * (len(tables) > 1))
+    many, seeds = len(tables) > 8, chosen.groupby("experiment")["seed"].nunique().max()
+    ax = _f1_map(tables, ax) if many else plot_per_class_f1(tables, ax=ax)
+    told = f"{variable}: F1 per class"
+    if seeds > 1:
+        told += f", mean{' ± deviation' * (not many)} of {seeds} seeds"
+    rows = 0 if many or len(tables) == 1 else -(-len(tables) // 4)  # of the legend below the title
+    ax.set_title(told, fontsize=11, pad=6 + 15 * rows)
     return literal_text(ax)
 
 # %% ../nbs/24_explore.ipynb #305e7b55
@@ -571,8 +652,9 @@ def plot_class_confusions(
     table, colours = class_confusions(predictions, name), sns.color_palette("colorblind")
     ax = ax or plt.subplots(figsize=(7, 1.7 + 0.3 * max(len(table), 2)), layout="constrained")[1]
     right = int(((predictions["truth"] == name) & (predictions["predicted"] == name)).sum())
-    ax.set_title(f"{name}: {right} of {(predictions['truth'] == name).sum()} test images found",
-                 fontsize=11, pad=22)
+    runs = len(predictions[["experiment", "seed"]].drop_duplicates())
+    ax.set_title(f"{name}: found in {right} of {(predictions['truth'] == name).sum()} test images"
+                 + f", {runs} runs together" * (runs > 1), fontsize=11, pad=22)
     if not len(table):
         return literal_text(say_instead(ax, f"{name} is confused with nothing"))
     rows = np.arange(len(table))
@@ -589,7 +671,7 @@ def plot_class_confusions(
     ax.set_xlim(-most, most)
     ax.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set(xlabel="test images, summed over the runs", ylabel="other class")
+    ax.set(xlabel="test images" + ", summed over the runs" * (runs > 1), ylabel="other class")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8, frameon=False,
               borderaxespad=0.2)
     return literal_text(ax)

@@ -95,6 +95,9 @@ def _space(seen: RunImages, by: str) -> np.ndarray:
               "colour": lambda: colour_space(seen.colours)}
     if by not in spaces:
         raise ValueError(f"by must be one of {', '.join(spaces)}, not {by!r}.")
+    if by == "colour" and seen.colours is None:
+        raise ValueError(f"the colours of the images of {seen.folder} are not known: there are only "
+                         "features, and no image files.")
     return spaces[by]()
 
 
@@ -112,23 +115,31 @@ def neighbours_of(
     return seen.table.iloc[near[0]].assign(distance=far[0])
 
 
+def _others(table: pd.DataFrame) -> int:
+    """Images that every image has for neighbours: those of the other objects, at least."""
+    return len(table) - int(table["group"].value_counts().max())
+
+
 def plot_neighbours(
     seen: RunImages,  # from `see_run`
     position: int,  # row of the image in `seen.table`
     *,
-    k: int = 7,
+    k: int = 7,  # fewer where there are not so many images of other objects
 ) -> list[Axes]:
-    """An image and its neighbours in f_aux and by colour. Raises as `neighbours_of` does."""
+    """An image and its neighbours in f_aux and, where colours are known, by colour. Raises as
+    `neighbours_of` does."""
     own = seen.table.iloc[position] if 0 <= position < len(seen.table) else None
-    images, captions = [], []
-    for by in ("f_aux", "colour"):
+    k = min(k, _others(seen.table)) or 1
+    images, captions, known = [], [], seen.colours is not None
+    for by in ("f_aux", "colour")[:1 + known]:
         rows = neighbours_of(seen, position, by, k=k)
         images += [own["image"], *rows["image"]]
         captions += [f"by {by}:\n{own['label']}",
                      *(f"{row.label}\nd = {row.distance:.2f}" for row in rows.itertuples())]
+    where = "in f_aux (above) and by colour (below)" if known else "in f_aux"
     drawn = show_images(images, captions, columns=k + 1,
-                        title="An image and its nearest neighbours:\nin f_aux (above) and by colour (below)")
-    for at in (0, k + 1):
+                        title=f"An image and its nearest neighbours:\n{where}")
+    for at in (0, k + 1)[:1 + known]:
         drawn[at].spines[:].set(linewidth=2.5, color="black")
     return drawn
 
@@ -166,8 +177,7 @@ def suspects(
     table = seen.table
     if table["label"].nunique() < 2:
         raise ValueError(f"{seen.folder} has one class only: no neighbour can disagree.")
-    most = len(table) - int(table["group"].value_counts().max())
-    near = nearest(seen.f_aux, min(k, most), groups=table["group"])[0]
+    near = nearest(seen.f_aux, min(k, _others(table)), groups=table["group"])[0]
     codes, names = pd.factorize(table["label"])
     votes = np.stack([(codes[near] == code).mean(axis=1) for code in range(len(names))], axis=1)
     mine = np.arange(len(table)), codes

@@ -16,15 +16,16 @@ from types import ModuleType
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
 from .annotations import UnreadableImageError, open_image
-from .explore import (RunImages, cluster_numbers, find_runs, mistakes,
+from .experiments import Prepared
+from .explore import (RunImages, class_colours, cluster_numbers, find_runs, mistakes,
                              plot_class_confusions, plot_distributions, plot_experiments,
                              plot_sampling, read_predictions, read_split, run_points, see_run,
                              variable_counts)
+from .features import default_cache
 from .images import (contact_sheet, export_suspects, plot_image_colours, plot_neighbours,
                             plot_suspects, show_images, suspects)
 
@@ -149,7 +150,6 @@ def _thumbnail(image: str, side: int) -> "Image | HTML":
 # %% ../nbs/26_widgets.ipynb #2028ed2f
 def _point_colours(seen: RunImages, by: str) -> tuple[pd.Series, dict | list]:
     """What colours a point, and the colours."""
-    palette = [to_hex(colour) for colour in sns.color_palette("colorblind")]
     if by == "score":
         return seen.table["score"].astype(float), [to_hex(c) for c in plt.get_cmap("viridis")(
             np.linspace(0, 1, 64))]
@@ -157,7 +157,7 @@ def _point_colours(seen: RunImages, by: str) -> tuple[pd.Series, dict | list]:
              "right": ["right", "wrong"]}[by]
     values = seen.table["right"].map({True: "right", False: "wrong"}) if by == "right" else seen.table[by]
     return (pd.Series(pd.Categorical(values, categories=names)),
-            {name: palette[at % 10] for at, name in enumerate(names)})
+            dict(zip(names, map(to_hex, class_colours(len(names))), strict=True)))
 
 
 def _cloud(seen: RunImages, space: str, method: str, by: str) -> pd.DataFrame:
@@ -227,18 +227,21 @@ def _numbers_table(seen: RunImages, space: str) -> HTML:
         index=names).to_html(float_format="{:.2f}".format, border=0) + "</div>")
 
 
-def _region(seen: RunImages, rows: Sequence[int], most: int = 24) -> VBox:
-    """The images of a region: how many of which class, and the first photographs."""
-    w, inside = check_ipywidgets(), seen.table.iloc[list(rows)]
-    told = ", ".join(f"{name} {n}" for name, n in inside["label"].value_counts().items())
-    some = inside.head(most)
+def _region(seen: RunImages, rows: Sequence[int], most: int = 24, listed: int = 500) -> VBox:
+    """The images of a region: how many of which class, some photographs, and a list."""
+    w, inside = check_ipywidgets(), seen.table.iloc[sorted(rows)]
+    told = ", ".join(f"{name} {n}" for name, n in inside["label"].value_counts().items() if n)
+    some = inside.sample(min(most, len(inside)), random_state=0).sort_index()
+    if len(inside) > most:
+        told += f". Shown are {most} of them drawn at random"
+        told += f", the list has the first {listed}" * (len(inside) > listed)
     place = w.VBox()
     show_in(place, lambda: show_images(some["image"].tolist(), some["label"].tolist()))
-    listed = inside[["image", "label", "predicted", "split"]].assign(
+    names = inside[["image", "label", "predicted", "split"]].assign(
         image=[Path(image).name for image in inside["image"]])
     return w.VBox([words(f"{len(inside)} images: {told}"), place,
                    w.HTML(f"{_STYLE}<div class='silk-table' style='max-height:200px;overflow:auto'>"
-                          f"{listed.head(500).to_html(border=0)}</div>")])
+                          f"{names.head(listed).to_html(border=0)}</div>")])
 
 # %% ../nbs/26_widgets.ipynb #5bbceef1
 def cluster_widget(
@@ -253,7 +256,7 @@ def cluster_widget(
     fixed = {"flex": "0 0 auto"}
     place, side, numbers = w.VBox(layout=fixed), w.VBox(layout={"width": "230px", **fixed}), w.VBox()
     below = w.VBox()
-    shown = {"hint": words("Point at an image or click it; a lasso lists a region.")}
+    hint, tables = words("Point at an image or click it; a lasso lists a region."), {}
 
     def look(cloud: pd.DataFrame, position: int | None) -> None:
         if position is not None:
@@ -275,10 +278,15 @@ def cluster_widget(
         plot.widget.observe(lambda change: select(cloud, change["new"]), names="selection")
         return w.VBox([_legend(seen, by.value), plot.show()], layout={"max_width": "560px"})
 
+    def quality() -> HTML:
+        if space.value not in tables:  # another colour or method changes none of them
+            tables[space.value] = _numbers_table(seen, space.value)
+        return tables[space.value]
+
     def redraw(_: object = None) -> None:
         show_in(place, draw)
-        show_in(numbers, lambda: _numbers_table(seen, space.value))
-        side.children, below.children = [shown["hint"]], []
+        show_in(numbers, quality)
+        side.children, below.children = [hint], []
 
     for control in (space, method, by):
         control.observe(redraw, names="value")
@@ -290,12 +298,17 @@ def cluster_widget(
 
 # %% ../nbs/26_widgets.ipynb #aaf9bd42
 def _behind(predictions: pd.DataFrame, name: str, most: int = 16) -> list[Axes]:
-    """The images that a class lost or took, those of the highest score first."""
-    wrong = mistakes(predictions, name).head(most)
+    """The images that a class lost or took, each once, those that most runs are sure of first."""
+    wrong = mistakes(predictions, name)
     if not len(wrong):
         raise ValueError(f"every test image of {name} was found, and no other taken for it.")
-    return show_images(wrong["image"].tolist(), title="truth → prediction", captions=[
-        f"{row.truth}\n→ {row.predicted}" for row in wrong.itertuples()])
+    each = wrong.groupby(["image", "truth", "predicted"])["score"].agg(sure="sum", times="size")
+    each = each.reset_index().sort_values(["sure", "image"], ascending=[False, True]).head(most)
+    runs = len(predictions[["experiment", "seed"]].drop_duplicates())
+    return show_images(each["image"].tolist(), title="truth → prediction" + (
+        f" (× in how many of {runs} runs)" if runs > 1 else ""), captions=[
+        f"{row.truth}\n→ {row.predicted}" + f" ({row.times}×)" * (runs > 1)
+        for row in each.itertuples()])
 
 
 def experiment_widget(
@@ -400,8 +413,9 @@ def image_widget(
 def explore(
     folder: str | Path,  # a run, a study, or a folder of run folders
     *,
+    prepared: Prepared | None = None,  # for runs on features of one's own, from `given_features`
     weights: str | Path | None = None,  # of the backbone, where the file of the runs has moved
-    cache: str | Path | None = None,  # folder for features, such as `default_cache()`
+    cache: str | Path | None = None,  # folder for features; None: the one that the commands use
     quiet: bool = True,  # no progress bars
 ) -> VBox:
     """All widgets on a folder, each in a tab. What is amiss with the folder is said in their place."""
@@ -419,7 +433,8 @@ def explore(
         for place in (clusters, images):
             place.children = [words("One moment …")]
         try:
-            seen = see_run(which.value, weights=weights, cache=cache, quiet=quiet)
+            seen = see_run(which.value, prepared=prepared, weights=weights,
+                           cache=cache or default_cache(), quiet=quiet)
         except (ValueError, OSError) as error:
             message = str(error)
             for place in (clusters, images):

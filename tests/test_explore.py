@@ -15,15 +15,17 @@ from sklearn.metrics import silhouette_samples
 from silk_nb import explore
 from silk_nb.annotations import read_annotations
 from silk_nb.colour import colour_correlation
-from silk_nb.experiments import RunConfig, run_experiment
+from silk_nb.experiments import RunConfig, given_features, run_experiment
 from silk_nb.explore import (
     MissingImagesWarning,
+    class_colours,
     class_confusions,
     cluster_numbers,
     embed,
     find_runs,
     mistakes,
     nearest,
+    plot_class_confusions,
     plot_clusters,
     plot_distributions,
     plot_experiments,
@@ -233,6 +235,52 @@ def test_missing_and_torn_images_are_left_out_with_a_word(copied, tmp_path, seen
         see_run(copied, quiet=True)
 
 
+# features of one's own
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A run on features that were given, its label table and features; the images are nowhere."""
+    rng = np.random.default_rng(0)
+    kind = rng.choice(["tabby", "velvet", "damask"], 150, p=[0.6, 0.25, 0.15])
+    table = pd.DataFrame({"image": [f"no/such/{i:03}.jpg" for i in range(150)],
+                          "group": [f"object {i // 2}" for i in range(150)],
+                          "kind": pd.Categorical(kind)})
+    features = rng.normal(size=(3, 8))[table["kind"].cat.codes] + rng.normal(size=(150, 8))
+    folder = tmp_path_factory.mktemp("own") / "run"
+    run_experiment(table, folder, RunConfig("kind", "C", task_fc=(8, 4), batch_size=None,
+                                            max_epochs=3), quiet=True,
+                   prepared=given_features(table, features))
+    return folder, table, features
+
+
+def test_a_run_on_features_of_ones_own_is_seen_with_them(own):
+    folder, table, features = own
+    with pytest.raises(ValueError, match=r"not in it: give them again, prepared=given_features"):
+        see_run(folder, quiet=True)
+    seen = see_run(folder, prepared=given_features(table, features))
+    at = pd.Index(table["image"]).get_indexer(seen.table["image"])
+    assert len(seen.table) == 150 and not len(seen.left_out)
+    assert seen.f_rn == pytest.approx(features[at], abs=1e-6)
+    assert len(plot_neighbours(seen, 0, k=4)) == 5  # by f_aux alone
+    with pytest.raises(ValueError, match="colours .* are not known"):
+        neighbours_of(seen, 0, "colour")
+    colours = np.arange(150 * 25).reshape(150, 25) % 7
+    known = see_run(folder, prepared=given_features(table, features, colours))
+    assert (known.colours == colours[at]).all() and len(plot_neighbours(known, 0, k=4)) == 10
+
+
+def test_features_that_are_not_those_of_the_run_are_refused(own, runs, silk_table):
+    folder, table, features = own
+    for rows, wrong, told in ((table[:-9], features[:-9], "no features for 9 of 150 images"),
+                              (table, features[:, 1:], r"do not fit the network .* N×8"),
+                              (table, features[::-1].copy(), "test images get other scores")):
+        with pytest.raises(ValueError, match=told):
+            see_run(folder, prepared=given_features(rows, wrong))
+    other = given_features(silk_table, np.ones((len(silk_table), 1024)))
+    with pytest.raises(ValueError, match="or those of another backbone"):
+        see_run(runs["folder"][0], prepared=other)
+
+
 # distributions
 
 def test_batches_deliver_what_the_table_says(runs):
@@ -313,7 +361,42 @@ def test_every_colouring_draws_each_image_once_minority_on_top(seen):
     assert f"purity {mean['purity']:.2f}" in titles[1] and "f_RN" in titles[0]
 
 
+def test_every_class_has_a_colour_of_its_own(seen):
+    assert len(set(class_colours(30))) == 30
+    assert np.ptp(class_colours(30)) <= 1 and class_colours(40)[30:] == class_colours(10)
+    many = seen.table.assign(label=[f"class {i % 17}" for i in range(len(seen.table))])
+    legend = plot_clusters(run_points(seen, method="PCA"), many).get_legend()
+    drawn = {tuple(handle.get_facecolor()[0]) for handle in legend.legend_handles}
+    assert len(drawn) == 17
+
+
 # F1 and confusions
+
+def test_many_experiments_become_a_map_of_their_means(runs):
+    one = runs[runs["variable"] == "technique"].iloc[:1]
+    few = pd.concat([one.assign(experiment=f"E{i}") for i in range(8)])
+    assert plot_experiments(few, "technique").get_legend()
+    many = pd.concat([one.assign(experiment=f"E{i // 2}", seed=i % 2) for i in range(18)])
+    ax = plot_experiments(many, "technique")
+    stored = pd.read_csv(Path(one["folder"].iloc[0]) / "per_class.csv").sort_values(
+        "train", ascending=False, kind="stable")
+    shades = np.asarray(ax.collections[0].get_array()).reshape(9, -1)
+    assert shades[4] == pytest.approx(100 * stored["f1"].to_numpy())
+    assert [text.get_text() for text in ax.get_yticklabels()] == [f"E{i}" for i in range(9)]
+    named = [text.get_text() for text in ax.get_xticklabels()]
+    assert [name.endswith(" ●") for name in named] == stored["minority"].tolist()
+    assert "mean of 2 seeds" in ax.get_title()
+
+
+def test_the_title_of_confusions_says_how_many_runs_are_summed(runs):
+    said = read_predictions(runs, "technique")
+    name, truth = said["truth"].iloc[0], said["truth"] == said["truth"].iloc[0]
+    right = (truth & (said["predicted"] == name)).sum()
+    assert plot_class_confusions(said, name).get_title() == (
+        f"{name}: found in {right} of {truth.sum()} test images, 2 runs together")
+    alone = plot_class_confusions(said[said["experiment"] == "C*"], name)
+    assert "together" not in alone.get_title() and alone.get_xlabel() == "test images"
+
 
 def test_confusions_of_a_class_are_the_mistakes_behind_it(runs):
     said = read_predictions(runs, "technique")
@@ -353,6 +436,9 @@ def test_neighbours_of_an_image_are_of_other_objects(seen):
         assert seen.table["group"][5] not in set(rows["group"])
         assert rows["distance"].is_monotonic_increasing and len(rows) == 4
     assert len(plot_neighbours(seen, 5, k=3)) == 8
+    few = seen._replace(table=seen.table[:4], f_aux=seen.f_aux[:4], colours=seen.colours[:4])
+    most = 4 - few.table["group"].value_counts().max()
+    assert len(plot_neighbours(few, 0)) == 2 * (1 + most)
     with pytest.raises(ValueError, match="position must lie in 0..179"):
         plot_neighbours(seen, 180)
     with pytest.raises(ValueError, match="by must be one of f_aux, f_RN, colour"):

@@ -148,6 +148,40 @@ def test_cross_references_have_their_target_on_the_page(page):
     assert set(re.findall(r"(?<![\w@])@((?:fig|tbl|eq|sec|lst)-[\w-]+)", prose)) <= set(targets)
 
 
+# ---- a picture early --------------------------------------------------------------------------
+
+# pages that end with what they make of a training or of their own code: still to be turned round
+LATE = {f"{page}.ipynb" for page in (
+    "03_colour", "10_store", "11_steps", "12_training", "18_experiments", "19_predict", "20_study",
+    "21_findings", "22_tuning")}
+
+
+def first_picture(page):
+    """Where the first picture stands, as a share of what a reader sees of the page; 1 for none."""
+    hidden = re.compile(r"^#\| *(hide|default_exp)\b", re.M)
+    shown = [c for c in cells(page) if not hidden.search(source(c))]
+    lengths = [len(source(c)) for c in shown]
+    at = next((i for i, cell in enumerate(shown) if pictures(cell)), len(shown))
+    return sum(lengths[:at]) / sum(lengths)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_a_picture_stands_in_the_first_part_of_a_page(page):
+    late = first_picture(page) > 0.5
+    assert first_picture(page) < 1, "the page has no picture"
+    assert late == (name(page) in LATE)
+
+
+def test_a_late_picture_is_found(tmp_path):
+    def cell(text, *outputs):
+        return {"cell_type": "code", "source": [text], "outputs": list(outputs)}
+    page = tmp_path / "page.ipynb"
+    for made, share in (([cell("a" * 60), cell("b" * 40, figure())], 0.6), ([cell("a")], 1),
+                        ([cell("#| hide\n" + "a" * 99), cell("b", figure())], 0)):
+        page.write_text(json.dumps({"cells": made}))
+        assert first_picture(page) == share
+
+
 # ---- figures in the light and in the dark ----------------------------------------------------
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -11,8 +11,9 @@ import pytest
 ipywidgets = pytest.importorskip("ipywidgets")
 pytest.importorskip("jscatter")
 
-from silk_nb.experiments import RunConfig  # noqa: E402
-from silk_nb.explore import find_runs, see_run  # noqa: E402
+from silk_nb import widgets  # noqa: E402
+from silk_nb.experiments import RunConfig, given_features, run_experiment  # noqa: E402
+from silk_nb.explore import find_runs, mistakes, read_predictions, see_run  # noqa: E402
 from silk_nb.study import run_study  # noqa: E402
 from silk_nb.widgets import (  # noqa: E402
     check_ipywidgets,
@@ -126,6 +127,44 @@ def test_points_show_their_photograph_and_a_region_its_images(seen):
     assert len(scatter(widget).points) == len(seen.table)
 
 
+def test_a_large_region_is_sampled_and_says_so(seen):
+    widget = widgets._region(seen, range(len(seen.table)), listed=100)
+    assert "180 images: " in told(widget) and "Shown are 24 of them drawn at random" in told(widget)
+    assert "the list has the first 100" in told(widget) and told(widget).count("<tr") == 101
+    assert "drawn at random" not in told(widgets._region(seen, [3, 1, 2]))
+
+
+def test_another_colour_does_not_take_the_numbers_anew(seen, monkeypatch):
+    calls, real = [], widgets.cluster_numbers
+    monkeypatch.setattr(widgets, "cluster_numbers",
+                        lambda *a, **k: calls.append(1) or real(*a, **k))
+    widget = cluster_widget(seen)
+    control(widget, "colour").value = "split"
+    control(widget, "space").value = "f_RN"
+    control(widget, "space").value = "f_aux"
+    assert len(calls) == 2 and "purity" in told(widget)
+
+
+def test_classes_beyond_ten_have_colours_of_their_own(seen):
+    names = [f"class {i:02}" for i in range(17)]
+    many = seen._replace(table=seen.table.assign(label=(names * 11)[:180]), classes=names)
+    assert len(set(widgets._point_colours(many, "label")[1].values())) == 17
+
+
+def test_an_image_behind_a_class_is_shown_once_for_all_runs(runs):
+    one = runs[runs["variable"] == "technique"].iloc[:1]
+    said = read_predictions(pd.concat([one.assign(seed=seed) for seed in range(3)]), "technique")
+    name = said.loc[said["truth"] != said["predicted"], "truth"].iloc[0]
+    axes = widgets._behind(said, name)
+    assert len(axes) == min(len(mistakes(said, name)) // 3, 16)
+    assert all(ax.get_title().endswith("(3×)") for ax in axes)
+    assert "of 3 runs" in axes[0].figure.get_suptitle()
+    plt.close("all")
+    alone = widgets._behind(said[said["seed"] == 0], name)
+    assert "×" not in alone[0].get_title() + alone[0].figure.get_suptitle()
+    plt.close("all")
+
+
 def test_an_image_that_went_missing_is_said(seen, tmp_path):
     table = seen.table.copy()
     table.loc[4, "image"] = str(tmp_path / "gone.jpg")
@@ -159,6 +198,28 @@ def test_all_tabs_open_on_a_study_and_another_run_changes_them(runs, silk_cache)
     assert "C* on technique, seed 0: 180 images" in told(tab.children[2])
     control(widget, "run").index = 3
     assert "LR on material, seed 0" in told(tab.children[2]) and "Nothing to" not in told(widget)
+
+
+def test_features_are_kept_where_the_commands_keep_them(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("SILK_NB_CACHE", str(tmp_path / "kept"))
+    explore(runs["folder"][0])
+    assert list((tmp_path / "kept").glob("*/*.safetensors"))
+
+
+def test_a_run_on_features_of_ones_own_is_opened_with_them(tmp_path, silk_cache):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"image": [f"no/such/{i}.jpg" for i in range(90)], "group": range(90),
+                          "kind": pd.Categorical(list("aabc") * 22 + ["a", "b"])})
+    table["group"] = table["group"].astype(str)
+    ready = given_features(table, rng.normal(size=(90, 5)))
+    run_experiment(table, tmp_path / "run", RunConfig("kind", "C", task_fc=(4,), batch_size=None,
+                                                      max_epochs=1), prepared=ready, quiet=True)
+    assert "prepared=given_features(table" in told(explore(tmp_path / "run", cache=silk_cache))
+    widget = explore(tmp_path / "run", prepared=ready, cache=silk_cache)
+    assert "C on kind, seed 0: 90 images" in told(widget)
+    assert "Nothing to show: the image cannot" not in told(widget)
+    scatter(widget).selection = np.array([3])
+    assert "no such file" in told(widget) or "does not exist" in told(widget)
 
 
 def test_what_cannot_be_opened_is_said(runs, tmp_path, silk_cache):
