@@ -3,8 +3,8 @@
 Run: python benchmarks/fine_tuning.py               ResNet152, 224 px, batch 180, bf16 on the GPU
      python benchmarks/fine_tuning.py --small       a small network on a processor
 
-Bare is forward and backward on tensors that lie on the device already. The real thing is an epoch of
-training: store, balanced sampler, all losses of C + co + sem, backward and Adam. The similarity
+Bare is forward and backward on tensors that lie on the device already. The real thing is an epoch
+of training: store, balanced sampler, all losses of C + co + sem, backward and Adam. The similarity
 losses are timed on their own as well, and every wait of the host for the GPU is counted.
 """
 import tempfile

@@ -2,8 +2,8 @@
 
 Run: python benchmarks/rows.py
 
-A run is everything: split, training, scores, figures and report. Features are made up, and the number
-of epochs is fixed.
+A run is everything: split, training, scores, figures and report. Features are made up, and the
+number of epochs is fixed.
 """
 import tempfile
 import time

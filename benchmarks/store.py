@@ -78,7 +78,8 @@ def input_side(images: list[Path], work: Path, rounds: int) -> list[dict]:
     rows = [{"way": name, "ms per image": 1000 * value / len(images),
              "times as fast as decoding": taken["decoded each time"] / value}
             for name, value in taken.items()]
-    return [*rows, {"way": "the store is built, once", "ms per image": 1000 * building / len(images)}]
+    return [*rows, {
+        "way": "the store is built, once", "ms per image": 1000 * building / len(images)}]
 
 
 def bare(backbone: Backbone, tensors: list[torch.Tensor], precision: str) -> None:

@@ -48,7 +48,7 @@ def measured(name, file, *arguments):
                     file], capture_output=True, text=True, check=True)
     found = json.loads(file.read_text())
     assert {"date", "processors", "torch", "silk_nb"} <= set(found["made"])
-    assert [p.name for p in file.parent.glob(f"*{file.name}*")] == [file.name]  # nothing half-written
+    assert [p.name for p in file.parent.glob(f"*{file.name}*")] == [file.name]
     return found["tables"]
 
 
@@ -56,8 +56,8 @@ def test_the_input_side_is_measured(tmp_path):
     (tmp_path / "images").mkdir()
     for n in range(9):
         Image.new("RGB", (40, 30), (20 * n, 90, 0)).save(tmp_path / "images" / f"{n}.jpg")
-    found = measured("store", tmp_path / "store.json", tmp_path / "images", "--images", 8, "--rounds",
-                     1, "--backbones", "shufflenet_v2_x0_5")
+    found = measured("store", tmp_path / "store.json", tmp_path / "images", "--images", 8,
+                     "--rounds", 1, "--backbones", "shufflenet_v2_x0_5")
     assert found["batches_of_images"][0]["way"] == "decoded each time"
     assert found["batches_of_images"][0]["times as fast as decoding"] == 1
     assert [row["precision"] for row in found["extraction"]] == ["float32", "bf16"]
@@ -77,8 +77,8 @@ def test_losses_colours_samplers_and_rows_are_measured(tmp_path):
 
 
 def test_the_losses_share_of_a_step_is_measured(tmp_path):
-    frozen, tuned = measured("losses_in_training", tmp_path / "share.json", "--batch", 18, "--rounds",
-                             1, "--backbone", "shufflenet_v2_x0_5", "--pixels", 32, "--images",
+    frozen, tuned = measured("losses_in_training", tmp_path / "share.json", "--batch", 18,
+                             "--rounds", 1, "--backbone", "shufflenet_v2_x0_5", "--pixels", 32, "--images",
                              2)["losses_in_training"]
     assert frozen["N"] == tuned["N"] == 18 and "scaled up from 2" in tuned["step"]
     assert 0 < tuned["share %"] < 100
@@ -86,8 +86,8 @@ def test_the_losses_share_of_a_step_is_measured(tmp_path):
 
 def test_fine_tuning_is_measured_on_a_processor_and_wants_a_gpu_otherwise(tmp_path):
     found = measured("fine_tuning", tmp_path / "tuning.json", "--small", "--backbone",
-                     "shufflenet_v2_x0_5", "--pixels", 32, "--batch", 9, "--images", 18, "--rounds", 1,
-                     "--losses", 18)
+                     "shufflenet_v2_x0_5", "--pixels", 32, "--batch", 9, "--images", 18,
+                     "--rounds", 1, "--losses", 18)
     row, = found["fine_tuning"]
     assert row["share of bare %"] == pytest.approx(
         100 * row["real images/s"] / row["bare images/s"])

@@ -18,8 +18,8 @@ from silk_nb.cli import _RUN_OPTIONS, _in_options, _parsers, main
 from silk_nb.experiments import RunConfig
 from silk_nb.features import PRECISIONS
 from silk_nb.model import SPEEDUPS
-from silk_nb.store import AUGMENTATIONS
 from silk_nb.predict import find_images
+from silk_nb.store import AUGMENTATIONS
 
 SMALL = ["--backbone", "shufflenet_v2_x0_5", "--weights", "silk-textures", "--batch-size", "auto",
          "--max-epochs", "3", "--quiet"]

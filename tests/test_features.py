@@ -331,7 +331,8 @@ def test_bfloat16_is_near_float32_and_never_takes_its_place(images, tmp_path):
     assert torch.equal(extract(images, backbone, cache=cache, precision="bf16")[0], half[0])
     assert backbone.network.calls == 0 and len(list(cache.iterdir())) == 2
     # caches of before, when it had another name
-    assert features_module.cache_folder(cache, "tiny", backbone.fingerprint(), 5, "bfloat16").exists()
+    known = backbone.name, backbone.fingerprint(), 5, "bfloat16"
+    assert features_module.cache_folder(cache, *known).exists()
 
 
 @pytest.mark.parametrize("half,wanted", [(1.7, "bf16"), (1.9, "float32"), (2.5, "float32"),

@@ -452,7 +452,8 @@ def test_elsewhere_than_on_a_processor_pixels_are_normalised_there(images, cache
 
 def epoch_of(data, epoch, sampler=None, first=0):
     sampler = sampler or RandomBatchSampler(data.labels.numpy(), 8, seed=0)
-    return [(list(i), batch.inputs) for i, batch in data.batches(sampler, epoch, numbers=count(first))]
+    batches = data.batches(sampler, epoch, numbers=count(first))
+    return [(list(i), batch.inputs) for i, batch in batches]
 
 
 def equal(one, two):
