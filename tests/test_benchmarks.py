@@ -78,8 +78,8 @@ def test_losses_colours_samplers_and_rows_are_measured(tmp_path):
 
 def test_the_losses_share_of_a_step_is_measured(tmp_path):
     frozen, tuned = measured("losses_in_training", tmp_path / "share.json", "--batch", 18,
-                             "--rounds", 1, "--backbone", "shufflenet_v2_x0_5", "--pixels", 32, "--images",
-                             2)["losses_in_training"]
+                             "--rounds", 1, "--backbone", "shufflenet_v2_x0_5", "--pixels", 32,
+                             "--images", 2)["losses_in_training"]
     assert frozen["N"] == tuned["N"] == 18 and "scaled up from 2" in tuned["step"]
     assert 0 < tuned["share %"] < 100
 
