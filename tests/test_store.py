@@ -386,8 +386,8 @@ def test_batches_are_begun_before_they_are_wanted_and_the_sampler_is_drawn_in_th
 
 
 def test_a_loop_that_stops_early_loses_nothing(images, cache):
-    labels, threads = np.arange(30) % 3, threading.active_count()
-    data = stored(images, cache, workers=2)
+    labels, data = np.arange(30) % 3, stored(images, cache, workers=2)
+    threads = threading.active_count()  # the first progress bar has a thread of its own
     whole = [i for i, _ in data.batches(ClassBalancedBatchSampler(labels, 6, seed=0))]
     sampler = ClassBalancedBatchSampler(labels, 6, seed=0)
     for done, (indices, _) in enumerate(data.batches(sampler), 1):
