@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 SRC    := silk_nb tests benchmarks tools setup.py
 
-.PHONY: demo test lab bench bench-paper lint docs quarto
+.PHONY: demo test lab bench bench-gpu bench-paper lint docs quarto
 
 $(READY): settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -26,10 +26,14 @@ lab: $(READY)
 	$(BIN)/jupyter lab nbs
 
 bench: $(READY)
-	$(BIN)/python benchmarks/losses.py
-	$(BIN)/python benchmarks/colour.py
-	$(BIN)/python benchmarks/store.py
+	for subject in losses colour samplers store losses_in_training rows; do \
+	  $(BIN)/python benchmarks/$$subject.py --json benchmarks/results/$$subject.json || exit 1; done
+	$(BIN)/python benchmarks/fine_tuning.py --small --json benchmarks/results/fine_tuning.json
 	$(BIN)/python benchmarks/paper_scale.py --variables technique --seeds 1 --workers 2
+
+# ResNet152 at 224 px in bf16, against the bare network.
+bench-gpu: $(READY)
+	$(BIN)/python benchmarks/fine_tuning.py --json benchmarks/results/fine_tuning_gpu.json
 
 # All 96 runs of the paper's Table 3: most of an hour.
 bench-paper: $(READY)

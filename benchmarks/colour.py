@@ -3,14 +3,13 @@
 Run: python benchmarks/colour.py
 """
 import math
-import statistics
-import time
 
 import numpy as np
 import torch
+from common import compare, parser_of, report
 from skimage.color import rgb2hsv
 
-from silk_nb.colour import colour_descriptor
+from silk_nb.colour import DescriptorTable, colour_descriptor
 
 
 def loop(images: torch.Tensor, r: int = 5) -> np.ndarray:
@@ -25,17 +24,23 @@ def loop(images: torch.Tensor, r: int = 5) -> np.ndarray:
     return np.stack(rows)
 
 
-def seconds(function, images) -> float:
-    start = time.perf_counter()
-    function(images)
-    return time.perf_counter() - start
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (args.images, 3, 224, 224), generator=generator,
+                           dtype=torch.uint8)
+    table = DescriptorTable(5)
+    taken = compare({"scikit-image, a loop": lambda: loop(images),
+                     "silk_nb, computed": lambda: colour_descriptor(images),
+                     "silk_nb, from a table of all colours": lambda: table(images)}, args.rounds)
+    report(args.json, colour_descriptors=[
+        {"way": way, "ms per image": 1e3 * value / args.images,
+         "times as fast as the loop": taken["scikit-image, a loop"] / value}
+        for way, value in taken.items()])
 
 
 if __name__ == "__main__":
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (64, 3, 224, 224), generator=generator, dtype=torch.uint8)
-    seconds(colour_descriptor, images), seconds(loop, images[:4])  # warm up
-    pairs = [(seconds(colour_descriptor, images), seconds(loop, images)) for _ in range(5)]
-    ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-    print(f"colour descriptor of {len(images)} images of 224 px: silk_nb {1e3 * ours:.0f} ms, "
-          f"scikit-image loop {1e3 * theirs:.0f} ms, ratio {theirs / ours:.1f}")
+    main()

@@ -3,17 +3,17 @@
 Run: python benchmarks/losses.py
 
 Three forms with their gradients on the same batches: this package's, pytorch-metric-learning's, and
-the dense one of N³ numbers. Times are medians of turns in one process, memory is what a process of
-its own needs beyond what it had before.
+the dense one of N³ numbers. Times are medians of turns in one process, memory is by how much a
+process of its own grows at most.
 """
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
 import time
 
 import torch
+from common import parser_of, peak_growth, report
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.reducers import MeanReducer
@@ -22,6 +22,7 @@ from silk_nb.losses import semantic_similarity_loss, unit_length
 
 SIZES = (64, 180, 512, 1024, 4096, 16384)
 SMALL = 512  # the largest batch for the two that grow with N³
+TURNS, PATIENCE = 30, 10.0  # at most so many, and none begun after so many seconds
 LIBRARY = TripletMarginLoss(margin=1, triplets_per_anchor="all", reducer=MeanReducer(),
                             distance=LpDistance(normalize_embeddings=False, p=2, power=1))
 
@@ -58,10 +59,13 @@ def forms_of(size: int) -> list[str]:
 
 def times(size: int) -> dict[str, float]:
     """Medians of the forms in turn on one batch, in seconds."""
-    given, taken = batch(size), {}
-    for _ in range(1 + max(1, min(30, 20_000 // size))):
-        for name in forms_of(size):
-            taken.setdefault(name, []).append(seconds(FORMS[name], *given))
+    given, begin = batch(size), time.perf_counter()
+    taken = {name: [seconds(FORMS[name], *given)] for name in forms_of(size)}  # warm up
+    for _ in range(TURNS):
+        for name in taken:
+            taken[name].append(seconds(FORMS[name], *given))
+        if time.perf_counter() - begin > PATIENCE:
+            break
     return {name: statistics.median(values[1:]) for name, values in taken.items()}
 
 
@@ -76,30 +80,30 @@ def own_memory(name: str, size: int) -> float:
     """The same, in this process."""
     seconds(FORMS[name], *batch(16))  # what is compiled and allocated once
     given = batch(size)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds(FORMS[name], *given)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    with peak_growth() as peak:
+        seconds(FORMS[name], *given)
+    return peak[0]
+
+
+def row(size: int) -> dict[str, float]:
+    """What is measured of one batch size."""
+    taken = times(size)
+    found = {"N": size}
+    for name, value in taken.items():
+        found |= {f"{name} ms": 1e3 * value, f"{name} MiB": memory(name, size)}
+    return found | {f"{name} ÷ silk_nb": value / taken["silk_nb"] for name, value in taken.items()
+                    if name != "silk_nb"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--memory", choices=FORMS, help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, nargs="+", default=SIZES, help="of batches")
     args = parser.parse_args()
     if args.memory:
         print(own_memory(args.memory, args.size[0]))
-        return
-    print(f"semantic similarity loss with its gradient, 9 classes, 32 dimensions, "
-          f"{torch.get_num_threads()} threads")
-    print(f"{'N':>6} " + " ".join(f"{name + ' ms':>12} {'MiB':>7}" for name in FORMS)
-          + f" {'library ÷':>10} {'dense ÷':>9}")
-    for size in args.size:
-        taken = times(size)
-        row = [f"{1e3 * taken[name]:12.2f} {memory(name, size):7.0f}" if name in taken
-               else f"{'–':>12} {'–':>7}" for name in FORMS]
-        ratios = [f"{taken[name] / taken['silk_nb']:.1f}" if name in taken else "–"
-                  for name in ("library", "dense")]
-        print(f"{size:6d} " + " ".join(row) + f" {ratios[0]:>10} {ratios[1]:>9}", flush=True)
+    else:
+        report(args.json, losses=[row(size) for size in args.size])
 
 
 if __name__ == "__main__":

@@ -3,19 +3,23 @@ bare network. Ratios within one run, the median of several rounds.
 
 Run: python benchmarks/store.py [FOLDER OF IMAGES] [--backbones resnet152 …]
 """
-import argparse
-import os
-import platform
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from common import compare, parser_of, report, seconds
 from torch.utils.data import DataLoader, Dataset
 
-from silk_nb.features import Batch, ImageData, ahead, extract_features, load_pixels, normalise
+from silk_nb.features import (
+    PRECISIONS,
+    Batch,
+    ImageData,
+    ahead,
+    extract_features,
+    load_pixels,
+    normalise,
+)
 from silk_nb.model import Backbone, load_backbone
 from silk_nb.store import StoredData, build_store
 from silk_nb.synthetic import make_silk
@@ -31,25 +35,6 @@ def find_images(folder: Path, count: int, work: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if path.is_file())[:count]
     make_silk(work / "silk", images=count, size=512, quiet=True)
     return sorted((work / "silk").rglob("*.jpg"))[:count]
-
-
-def seconds(function: Callable[[], object]) -> float:
-    """Time of one call."""
-    begin = time.perf_counter()
-    function()
-    return time.perf_counter() - begin
-
-
-def compare(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Time of each way, from the median of its ratios to the first; each round does them all, so
-    that other work on the machine hits all alike."""
-    for way in ways.values():
-        way()  # warm up
-    taken = [{name: seconds(way) for name, way in ways.items()} for _ in range(rounds)]
-    first = next(iter(ways))
-    base = statistics.median(row[first] for row in taken)
-    return {name: base * statistics.median(row[name] / row[first] for row in taken)
-            for name in ways}
 
 
 def drain(batches: Iterable) -> None:
@@ -71,7 +56,7 @@ class ByIndices(Dataset):
         return self.data.batch(self.chosen[at])
 
 
-def input_side(images: list[Path], work: Path, rounds: int) -> None:
+def input_side(images: list[Path], work: Path, rounds: int) -> list[dict]:
     """Batches ready for the network: decoded, and from the store in several ways."""
     labels = torch.zeros(len(images), dtype=torch.int64)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
@@ -90,16 +75,16 @@ def input_side(images: list[Path], work: Path, rounds: int) -> None:
         "store, two worker processes of torch's DataLoader": lambda: drain(loader),
         "store, two threads, augmentation strong": lambda: drain(strong.batches(chosen, epoch=0)),
     }, rounds)
-    print(f"\nBatches of {BATCH} at {SIZE} px, {len(images)} images (the store was built in "
-          f"{1000 * building / len(images):.2f} ms per image)")
-    for name, time_taken in taken.items():
-        print(f"  {name:50} {1000 * time_taken / len(images):7.2f} ms per image   "
-              f"{taken['decoded each time'] / time_taken:5.1f} times as fast as decoding")
+    rows = [{"way": name, "ms per image": 1000 * value / len(images),
+             "times as fast as decoding": taken["decoded each time"] / value}
+            for name, value in taken.items()]
+    return [*rows, {
+        "way": "the store is built, once", "ms per image": 1000 * building / len(images)}]
 
 
 def bare(backbone: Backbone, tensors: list[torch.Tensor], precision: str) -> None:
     """The network alone on normalised tensors, as many threads of one core as torch may use."""
-    half = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+    half = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
 
     def apply(images: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(), half:
@@ -108,37 +93,37 @@ def bare(backbone: Backbone, tensors: list[torch.Tensor], precision: str) -> Non
     drain(ahead(apply, tensors, workers=torch.get_num_threads()))
 
 
-def extraction(images: list[Path], backbone: Backbone, rounds: int) -> None:
+def extraction(images: list[Path], backbone: Backbone, rounds: int) -> list[dict]:
     """Files to features and colour descriptors, as a share of the rate of the bare network."""
     tensors = [normalise(load_pixels(images[n:n + CHUNK], backbone.input_size), backbone.mean,
                          backbone.std) for n in range(0, len(images), CHUNK)]
     backbone.eval()
-    print(f"\n{backbone.name} at {backbone.input_size} px, {len(images)} images")
-    for precision in ("float32", "bfloat16"):
+    rows = []
+    for precision in PRECISIONS:
         taken = compare({
             "bare": lambda precision=precision: bare(backbone, tensors, precision),
             "all": lambda precision=precision: extract_features(
                 images, backbone, precision=precision, quiet=True)}, rounds)
         alone, whole = (1000 * taken[name] / len(images) for name in ("bare", "all"))
-        print(f"  {precision:9} bare network {alone:7.2f} ms per image, extraction {whole:7.2f}: "
-              f"{alone / whole:.0%} of its rate")
+        rows.append({"network": f"{backbone.name}, {backbone.input_size} px",
+                     "precision": precision, "bare ms per image": alone,
+                     "extraction ms per image": whole, "share of bare %": 100 * alone / whole})
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=CLOTHING)
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--backbones", nargs="+", default=["mobilenet_v2"])
     chosen = parser.parse_args()
-    print(f"{platform.machine()}, {os.cpu_count()} processors, torch {torch.__version__}, "
-          f"{torch.get_num_threads()} threads")
     with tempfile.TemporaryDirectory() as work:
-        images = find_images(chosen.folder, chosen.images, Path(work))
-        input_side(images, Path(work), chosen.rounds)
+        images, shares = find_images(chosen.folder, chosen.images, Path(work)), []
+        batches = input_side(images, Path(work), chosen.rounds)
         for name in chosen.backbones:  # the time does not depend on the weights
-            backbone = load_backbone(name, None, seed=0)
-            extraction(images, backbone, chosen.rounds)
+            shares += extraction(images, load_backbone(name, None, seed=0), chosen.rounds)
+    report(chosen.json, batches_of_images=batches, extraction=shares)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ from .comparators import (AveragedHead, adjust_classifier, fit_logistic, fit_nei
                                  retrain_classifier)
 from .evaluation import (best_epoch, confusion_table, per_class_table, score_predictions,
                                 trainings_of)
-from .features import FeatureData, ImageData, extract_descriptors, extract_features
+from .features import (PRECISIONS, FeatureData, ImageData, extract_descriptors,
+                                extract_features)
 from .imbalance import balance_deviation, imbalance_ratio, minority_classes
 from .model import Backbone, SilkClassifier, SilkHead, load_backbone, speed_up
 from .recipes import EXPERIMENTS, HEADS, Experiment, find_experiment
@@ -87,8 +88,9 @@ def _check(config: "RunConfig", experiment: Experiment) -> None:
     if not whole or config.members < 1 or not 0 <= config.logistic_share < 1:
         raise ValueError(f"members={config.members!r} must be 1 or more networks, and "
                          f"logistic_share={config.logistic_share!r} from 0 on and below 1.")
-    if config.precision not in ("float32", "bf16"):
-        raise ValueError(f"precision must be 'float32' or 'bf16', not {config.precision!r}.")
+    if config.precision not in PRECISIONS:
+        raise ValueError(f"precision must be {' or '.join(PRECISIONS)}, not "
+                         f"{config.precision!r}.")
     augmentation(config.augment, 8)  # refuses unknown names
     for name, default in (("batch_norm", None), ("augment", "none")):
         if getattr(config, name) != default and config.trainable == "none":

@@ -340,7 +340,7 @@ def ahead(
 
 # %% ../nbs/09_features.ipynb #e9201db5
 _CHUNK = 8  # images per forward pass on a processor
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bf16")  # of features and of training
 
 
 def _apply(
@@ -348,7 +348,7 @@ def _apply(
 ) -> Tensor:
     """Features of N×3×S×S uint8 pixels, where the backbone is."""
     images = normalise(pixels.to(place, non_blocking=True), backbone.mean, backbone.std)
-    half = torch.autocast(place.type, torch.bfloat16, enabled=precision == "bfloat16")
+    half = torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16")
     with torch.inference_mode(), half:
         return backbone(images)
 
@@ -388,7 +388,7 @@ def fastest_precision(
     device: str | torch.device | None = None,  # to compute on; None: where the backbone is
     *,
     batch_size: int = 64,  # images at a time, on anything but a processor
-) -> str:  # "float32" or "bfloat16"
+) -> str:  # of `PRECISIONS`
     """The precision in which the features come faster, by a tenth at least; measured once."""
     place = _place(backbone, device)
     images = _CHUNK if place.type == "cpu" else batch_size
@@ -399,7 +399,7 @@ def fastest_precision(
                 _seconds(backbone, place, precision, images)  # the first time is slower
             taken = [[_seconds(backbone, place, p, images) for p in PRECISIONS] for _ in range(3)]
         whole, half = map(min, zip(*taken, strict=True))
-        _fastest[key] = "bfloat16" if half < 0.9 * whole else "float32"
+        _fastest[key] = "bf16" if half < 0.9 * whole else "float32"
     return _fastest[key]
 
 
@@ -484,7 +484,7 @@ def extract_features(
     cache: str | Path | None = None,  # folder, such as `default_cache()`; None: keep nothing
     batch_size: int = 64,  # images at a time; bounds the memory
     device: str | torch.device | None = None,  # to compute on; None: where the backbone is
-    precision: str = "float32",  # or "bfloat16", or "fastest": see `fastest_precision`
+    precision: str = "float32",  # or "bf16", or "fastest": see `fastest_precision`
     quiet: bool = False,  # no progress bar
     resolution: int = 5,  # r of the colour descriptor
 ) -> tuple[Tensor, Tensor]:  # float32 on the CPU: features N×D, colour descriptors N×r²
@@ -500,7 +500,7 @@ def extract_features(
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)} and fastest, "
                          f"not {precision!r}.")
-    kind = () if precision == "float32" else (precision,)
+    kind = () if precision == "float32" else ("bfloat16",)  # by this name caches know it
     folder = cache_folder(cache, backbone.name, backbone.fingerprint(), resolution, *kind)
     compute = _on_cpu if place.type == "cpu" else _on_device
     chunk = min(batch_size, _CHUNK) if place.type == "cpu" else batch_size
@@ -583,8 +583,7 @@ class _Batches:
         chosen: Iterable[Sequence[int] | Tensor],  # the images of each batch, as a sampler gives them
         epoch: int | None = None,  # of the training that they are for; None: not for training
         *,
-        first: int = 0,  # number of the first batch in its epoch, after an interruption
-        numbers: Iterator[int] | None = None,  # of the batches that these are parts of; None: in turn
+        numbers: Iterator[int] | None = None,  # of the batches in their epoch; None: from 0 on
         device: str | torch.device = "cpu",  # where the batches are wanted
     ) -> Iterator[tuple[Sequence[int] | Tensor, Batch]]:
         """Indices and content of every batch."""
@@ -679,6 +678,22 @@ class ImageData(_Batches):
         """The chosen images, decoded and resized."""
         chosen = [self.paths[i] for i in as_indices(indices).tolist()]
         return load_pixels(chosen, self.size, workers=self.workers)
+
+    def batches(
+        self,
+        chosen: Iterable[Sequence[int] | Tensor],  # the images of each batch, as a sampler gives them
+        epoch: int | None = None,  # of the training that they are for; None: not for training
+        *,
+        numbers: Iterator[int] | None = None,  # of the batches in their epoch; None: from 0 on
+        device: str | torch.device = "cpu",  # where the batches are wanted
+    ) -> Iterator[tuple[Sequence[int] | Tensor, Batch]]:
+        """Indices and content of every batch, decoded while the one before is in use."""
+        def made(indices: Sequence[int] | Tensor) -> tuple[Sequence[int] | Tensor, Batch]:
+            return indices, self.batch(indices)
+
+        with closing(ahead(made, chosen, workers=1)) as decoded:
+            for indices, batch in decoded:
+                yield indices, batch.to(device)
 
     def batch(
         self,

@@ -289,10 +289,14 @@ def _deal(
     generator: torch.Generator,
 ) -> Tensor:  # batch_size class codes
     "Classes from shuffled decks; deck d holds the classes that have more than d images."
-    decks, dealt = [], 0
+    decks, dealt, rarest = [], 0, int(sizes.min())
     while dealt < batch_size:
-        deck = torch.nonzero(sizes > len(decks)).flatten()
-        decks.append(deck[torch.randperm(len(deck), generator=generator)])
+        if len(decks) < rarest:  # all classes, which need not be looked for
+            deck = torch.randperm(len(sizes), generator=generator)
+        else:
+            deck = torch.nonzero(sizes > len(decks)).flatten()
+            deck = deck[torch.randperm(len(deck), generator=generator)]
+        decks.append(deck)
         dealt += len(deck)
     return torch.cat(decks)[:batch_size]
 
@@ -380,8 +384,7 @@ class ClassBalancedBatchSampler(ResumableSampler):
 
     def _draw(self) -> Tensor:
         dealt = self._law(self._sizes, self.batch_size, self._generator)
-        batch = torch.empty_like(dealt)
-        for code, count in enumerate(torch.bincount(dealt).tolist()):
-            if count:
-                batch[dealt == code] = self._queues[code].take(count)
+        batch, counts = torch.empty_like(dealt), torch.bincount(dealt).tolist()
+        batch[dealt.argsort(stable=True)] = torch.cat(  # the places of a class, class by class
+            [self._queues[code].take(count) for code, count in enumerate(counts) if count])
         return batch

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .features import FeatureData, ImageData
+from .features import PRECISIONS, FeatureData, ImageData
 from .losses import TotalLoss
 from .model import SilkOutput
 
@@ -54,8 +54,8 @@ class Alone:
         device: str | torch.device = "cpu",
         precision: str = "float32",  # or "bf16": of what the network computes, not of the losses
     ) -> None:
-        if precision not in ("float32", "bf16"):
-            raise ValueError(f"precision must be 'float32' or 'bf16', not {precision!r}.")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be {' or '.join(PRECISIONS)}, not {precision!r}.")
         self.device, self.precision = torch.device(device), precision
 
     def prepare(self, network: nn.Module) -> nn.Module:

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import random
+import re
 import shutil
 import uuid
 import warnings
@@ -378,14 +379,13 @@ class StoredData(ImageData):
         chosen: Iterable[Sequence[int] | Tensor],  # the images of each batch, as a sampler gives them
         epoch: int | None = None,  # of the training that they are for; None: not for training
         *,
-        first: int = 0,  # number of the first batch in its epoch, after an interruption
-        numbers: Iterator[int] | None = None,  # of the batches that these are parts of; None: in turn
+        numbers: Iterator[int] | None = None,  # of the batches in their epoch; None: from 0 on
         device: str | torch.device = "cpu",  # where the batches are wanted
     ) -> Iterator[tuple[Sequence[int] | Tensor, Batch]]:
         """Indices and content of every batch, prepared before it is wanted."""
         place = torch.device(device)
         prepare = partial(_prepare, self, epoch, place)
-        jobs = zip(chosen, count(first) if numbers is None else numbers)  # noqa: B905, endless
+        jobs = zip(chosen, count() if numbers is None else numbers)  # noqa: B905, endless
         with closing(ahead(prepare, jobs, workers=self.workers)) as prepared:
             for indices, at, inputs in prepared:
                 if place.type != "cpu":
@@ -396,6 +396,7 @@ class StoredData(ImageData):
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all that decides the pixels that training sees, besides the sampler."""
         name = getattr(self.augment, "__qualname__", repr(self.augment))
+        name = re.sub(r" at 0x[0-9a-f]+", "", name)  # another one in each process
         facts = [self.size, self.mean, self.std, name, self.seed]
         return hashlib.sha256(repr(facts).encode() + b"".join(self.store.keys())).hexdigest()
 

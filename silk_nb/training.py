@@ -33,6 +33,7 @@ from .losses import TotalLoss, embedding_diagnostics
 from .model import SilkOutput
 from .samplers import ResumableSampler
 from .steps import Alone, Place, Step, batches, random_state, set_random_state
+from .store import StoredData
 
 # %% ../nbs/12_training.ipynb #e61edc0d
 @dataclass(frozen=True)
@@ -109,8 +110,9 @@ def apply_network(
     network.eval()
     chunks = torch.arange(len(data)).split(batch_size)
     outputs = []
-    for indices in tqdm(chunks, desc="applying", unit="batch", disable=quiet):
-        out = network(data.batch(indices).inputs.to(device))
+    for _, batch in tqdm(data.batches(chunks, device=device), total=len(chunks), desc="applying",
+                         unit="batch", disable=quiet):
+        out = network(batch.inputs)
         outputs.append((out.logits.float().softmax(1).cpu(), out.f_aux.float().cpu()))
     scores, f_aux = zip(*outputs, strict=True)
     return torch.cat(scores), torch.cat(f_aux)
@@ -255,6 +257,8 @@ def _fingerprint(network, train, validation, loss, sampler, config, crossfit, pr
         digest.update(crossfit.half.numpy().tobytes())
     for data in (train, validation):
         digest.update(data.labels.numpy().tobytes())
+        if isinstance(data, StoredData):
+            digest.update(data.fingerprint().encode())
         for seen in (getattr(data, "features", None), data.descriptors):
             if seen is not None:
                 digest.update(np.ascontiguousarray(seen.numpy()))

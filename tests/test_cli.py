@@ -17,7 +17,10 @@ import pytest
 
 from silk_nb.cli import _COMMANDS, _RUN_OPTIONS, _in_options, _parsers, main
 from silk_nb.experiments import RunConfig
+from silk_nb.features import PRECISIONS
+from silk_nb.model import SPEEDUPS
 from silk_nb.predict import find_images
+from silk_nb.store import AUGMENTATIONS
 
 SMALL = ["--backbone", "shufflenet_v2_x0_5", "--weights", "silk-textures", "--batch-size", "auto",
          "--max-epochs", "3", "--quiet"]
@@ -179,6 +182,11 @@ def test_options_of_a_run_are_those_of_the_configuration():
     for name, (_, default, _) in _RUN_OPTIONS.items():
         assert default == usual[name], name
     assert {*_RUN_OPTIONS, "variable", "experiment"} == set(usual)
+    # repeated there, so that --help comes without the modules
+    assert _RUN_OPTIONS["augment"][0] == AUGMENTATIONS
+    assert _RUN_OPTIONS["precision"][0] == PRECISIONS
+    ways = next(a for a in _parsers()[1]["train"]._actions if a.dest == "speedups")
+    assert tuple(ways.choices) == SPEEDUPS
     parser, _ = _parsers()
     args = parser.parse_args(["train", "x", "--variable", "v"])
     assert args.experiment == usual["experiment"] and not hasattr(args, "seed")

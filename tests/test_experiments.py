@@ -336,7 +336,7 @@ def test_images_of_a_trained_backbone_come_from_the_store_and_may_vary(silk_tabl
                         ({"augment": "flip", "trainable": "none"}, "backbone that is trained"),
                         ({"batch_norm": "frozen", "trainable": "none"}, "backbone that is trained"),
                         ({"batch_norm": "wild"}, "'frozen' or 'running'"),
-                        ({"precision": "fp8"}, "'float32' or 'bf16'")):
+                        ({"precision": "fp8"}, "must be float32 or bf16")):
         with pytest.raises(ValueError, match=told):
             run_experiment(rows, tmp_path / "wrong", replace(config, **wrong), **how)
     with pytest.raises(ValueError, match="name a folder for it with cache="):

@@ -322,20 +322,23 @@ def test_the_files_of_later_chunks_are_read_while_the_network_works(images, monk
 
 def test_bfloat16_is_near_float32_and_never_takes_its_place(images, tmp_path):
     cache, exact = tmp_path / "cache", extract(images)
-    half = extract(images, cache=cache, precision="bfloat16")
+    half = extract(images, cache=cache, precision="bf16")
     assert half[0].dtype == torch.float32 and torch.equal(half[1], exact[1])
     assert not torch.equal(half[0], exact[0])
     torch.testing.assert_close(half[0], exact[0], atol=0.02, rtol=0.02)
     assert torch.equal(extract(images, cache=cache)[0], exact[0])
     backbone = tiny()
-    assert torch.equal(extract(images, backbone, cache=cache, precision="bfloat16")[0], half[0])
+    assert torch.equal(extract(images, backbone, cache=cache, precision="bf16")[0], half[0])
     assert backbone.network.calls == 0 and len(list(cache.iterdir())) == 2
+    # caches of before, when it had another name
+    known = backbone.name, backbone.fingerprint(), 5, "bfloat16"
+    assert features_module.cache_folder(cache, *known).exists()
 
 
-@pytest.mark.parametrize("half,wanted", [(1.7, "bfloat16"), (1.9, "float32"), (2.5, "float32"),
+@pytest.mark.parametrize("half,wanted", [(1.7, "bf16"), (1.9, "float32"), (2.5, "float32"),
                                          (math.inf, "float32")])
 def test_the_faster_precision_is_measured_once(images, tmp_path, monkeypatch, half, wanted):
-    taken, calls = {"float32": 2.0, "bfloat16": half}, []
+    taken, calls = {"float32": 2.0, "bf16": half}, []
 
     def seconds(backbone, place, precision, count):
         assert not backbone.training and torch.get_num_threads() == 1
@@ -383,7 +386,7 @@ def test_many_images_have_the_same_descriptors_as_few(images, monkeypatch):
 
 
 def test_a_precision_that_is_none(images):
-    with pytest.raises(ValueError, match="precision must be one of float32, bfloat16 and fastest"):
+    with pytest.raises(ValueError, match="precision must be one of float32, bf16 and fastest"):
         extract(images, precision="float16")
 
 

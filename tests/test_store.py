@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import warnings
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -384,8 +386,8 @@ def test_batches_are_begun_before_they_are_wanted_and_the_sampler_is_drawn_in_th
 
 
 def test_a_loop_that_stops_early_loses_nothing(images, cache):
-    labels, threads = np.arange(30) % 3, threading.active_count()
-    data = stored(images, cache, workers=2)
+    labels, data = np.arange(30) % 3, stored(images, cache, workers=2)
+    threads = threading.active_count()  # the first progress bar has a thread of its own
     whole = [i for i, _ in data.batches(ClassBalancedBatchSampler(labels, 6, seed=0))]
     sampler = ClassBalancedBatchSampler(labels, 6, seed=0)
     for done, (indices, _) in enumerate(data.batches(sampler), 1):
@@ -396,7 +398,7 @@ def test_a_loop_that_stops_early_loses_nothing(images, cache):
     state = sampler.state_dict(batches_done=2)
     again = ClassBalancedBatchSampler(labels, 6, seed=9)
     again.load_state_dict(state)
-    assert [i for i, _ in data.batches(again, 0, first=2)] == whole[2:]
+    assert [i for i, _ in data.batches(again, 0, numbers=count(2))] == whole[2:]
 
 
 def test_an_error_comes_with_its_batch(images, cache):
@@ -417,6 +419,22 @@ def test_the_number_of_threads_of_torch_stays(images, cache):
         torch.set_num_threads(threads)
 
 
+def test_files_are_decoded_while_the_batch_before_is_in_use(images):
+    data, plain, begun = decoded(images), decoded(images), []
+    load = data.pixels
+
+    def pixels(indices):
+        begun.append(list(indices))
+        return load(indices)
+
+    data.pixels = pixels
+    found = data.batches([[0, 1], [2], [3]])
+    indices, batch = next(found)
+    assert indices == [0, 1] and same(batch, plain.batch([0, 1]))
+    found.close()
+    assert [2] in begun
+
+
 def test_feature_data_has_batches_too():
     data = FeatureData(torch.arange(12.0).view(6, 2), [0, 1, 2, 0, 1, 2])
     found = list(data.batches([[4, 0], [1]], epoch=3))
@@ -434,7 +452,8 @@ def test_elsewhere_than_on_a_processor_pixels_are_normalised_there(images, cache
 
 def epoch_of(data, epoch, sampler=None, first=0):
     sampler = sampler or RandomBatchSampler(data.labels.numpy(), 8, seed=0)
-    return [(list(i), batch.inputs) for i, batch in data.batches(sampler, epoch, first=first)]
+    batches = data.batches(sampler, epoch, numbers=count(first))
+    return [(list(i), batch.inputs) for i, batch in batches]
 
 
 def equal(one, two):
@@ -547,6 +566,20 @@ def test_transforms_of_torchvision_are_seeded(images, cache, transform):
 def test_augmentations_that_cannot_be_used(images, cache, augment, words):
     with pytest.raises(ValueError, match=words):
         stored(images, cache, augment=augment)
+
+
+def test_the_fingerprint_is_the_same_in_another_process(images, cache):
+    def turned(turns, image):
+        return image.roll(turns, 1)
+
+    marks = {stored(images, cache, augment=partial(turned, 2)).fingerprint()}
+    first = turned
+
+    def turned(turns, image):  # the same at another address
+        return image.roll(turns, 1)
+
+    marks.add(stored(images, cache, augment=partial(turned, 2)).fingerprint())
+    assert first is not turned and len(marks) == 1
 
 
 def test_the_fingerprint_tells_what_is_seen(images, cache):

@@ -10,12 +10,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from silk_nb.features import FeatureData
 from silk_nb.losses import TotalLoss
 from silk_nb.model import SilkHead
 from silk_nb.samplers import ClassBalancedBatchSampler, RandomBatchSampler
+from silk_nb.store import StoredData, build_store
 from silk_nb.training import (
     CollapseWarning,
     CrossFit,
@@ -133,6 +135,30 @@ def test_a_real_kill(tmp_path):
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert pd.read_pickle(tmp_path / "whole" / "h.pkl").equals(
         pd.read_pickle(tmp_path / "killed" / "h.pkl"))
+
+
+def test_a_checkpoint_of_other_images_is_refused(tmp_path):
+    class Pooled(SilkHead):
+        def forward(self, images):
+            return super().forward(images.mean((2, 3)))
+
+    def attempt(colour, epochs):
+        folder = tmp_path / f"{colour}"
+        folder.mkdir(exist_ok=True)
+        paths = [folder / f"{n}.png" for n in range(12)]
+        for n, path in enumerate(paths):
+            Image.new("RGB", (8, 8), (colour, 20 * n, 90)).save(path)
+        store = build_store(paths, 8, cache=tmp_path / "cache", quiet=True)
+        data = StoredData(store, torch.arange(12) % 3, mean=(0.5,) * 3, std=(0.5,) * 3)
+        return fit(Pooled(3, 3, task_fc=(4,), seed=0), data, data, loss=TotalLoss(), quiet=True,
+                   sampler=ClassBalancedBatchSampler(data.labels, 6, seed=0),
+                   config=TrainingConfig(max_epochs=epochs, patience=9),
+                   checkpoint=tmp_path / "c.pt", checkpoint_seconds=0)
+
+    attempt(10, 1)
+    assert len(attempt(10, 1)) == 1  # goes on
+    with pytest.raises(ValueError, match="belongs to a training with other data"):
+        attempt(11, 1)
 
 
 def test_best_weights_are_kept_and_patience_ends_it():
