@@ -1,6 +1,7 @@
 """The network: every torchvision family, weights from everywhere, what is trained, faults."""
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -23,6 +24,7 @@ from silk_nb.model import (
     load_backbone,
     parameter_table,
     plot_architecture,
+    speed_up,
 )
 
 SMALL = "shufflenet_v2_x0_5"
@@ -567,3 +569,20 @@ def test_the_drawing_says_what_the_model_is(small):
     for word in ("3×128×128", SMALL, "last 2 blocks trained", "dropout 0.5", "32 → 16",
                  "3 classes", "16 features", "1024 features"):
         assert word in text
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("c++")),
+                    reason="torch.compile wants a C++ compiler, and there is none")
+def test_a_compiled_network_computes_and_learns_the_same():
+    found, images = [], torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for ways in ([], ["compile"]):
+        backbone = load_backbone("squeezenet1_1", None, seed=0, input_size=64)
+        model = speed_up(SilkClassifier(3, backbone, trainable="all", task_fc=(8,), dropout=0.0,
+                                        seed=0), ways)
+        out = model(images)
+        (out.logits.sum() + out.f_aux.sum()).backward()
+        found.append({"logits": out.logits, "f_aux": out.f_aux,
+                      **{name: p.grad for name, p in model.named_parameters()}})
+    assert found[0].keys() == found[1].keys()  # weights keep their names
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, atol=1e-4, rtol=1e-4)

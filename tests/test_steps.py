@@ -3,6 +3,7 @@ import os
 import socket
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -65,6 +66,12 @@ def trained(folder, place=None, epochs=4, **more):
             "scores": crossfit.scores}
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def _process(rank, world, port, folder):
     """What each of several processes does; the first writes down what it found."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank),
@@ -123,10 +130,7 @@ def alone(tmp_path_factory):
 def test_several_processes_train_what_one_trains(world, alone, tmp_path):
     for name in ("whole", "dropout", "cut"):
         (tmp_path / name).mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_process, (world, port, str(tmp_path)), nprocs=world)
+    mp.spawn(_process, (world, free_port(), str(tmp_path)), nprocs=world)
     found = torch.load(tmp_path / "found.pt", weights_only=False)
 
     network, indices = head(), torch.randperm(
@@ -274,6 +278,38 @@ def test_accelerate_launch_trains_what_one_process_trains(silk_table, tmp_path):
     for name in ("predictions.csv", "split.csv"):
         tables = [pd.read_csv(tmp_path / out / name) for out in ("one", "two")]
         assert tables[0].iloc[:, :4].equals(tables[1].iloc[:, :4])
+
+
+def test_a_notebook_launcher_trains_what_one_process_trains(alone, tmp_path):
+    """In a process of its own: the launcher forks, which wants that nothing has computed yet."""
+    (tmp_path / "launched").mkdir()
+    script = tmp_path / "notebook.py"
+    script.write_text(textwrap.dedent(f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import torch
+        from accelerate import Accelerator, notebook_launcher
+        from test_steps import trained
+
+        def work():
+            torch.set_num_threads(1)
+            place = Accelerator(cpu=True)
+            assert place.num_processes == 2
+            found = trained({str(tmp_path / "launched")!r}, place)
+            if place.is_main_process:
+                torch.save(found, {str(tmp_path / "found.pt")!r})
+            place.wait_for_everyone()
+            torch.distributed.destroy_process_group()
+
+        if __name__ == "__main__":
+            notebook_launcher(work, num_processes=2, use_port="{free_port()}")
+    """))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True,
+                          timeout=300, env={**os.environ, "ACCELERATE_USE_CPU": "1"})
+    assert done.returncode == 0, done.stderr
+    found = torch.load(tmp_path / "found.pt", weights_only=False)
+    for name, value in alone["weights"].items():
+        assert torch.allclose(found["weights"][name], value, atol=1e-6), name
 
 
 def test_fine_tuning_on_clothing(shared, tmp_path):
