@@ -149,7 +149,7 @@ def find_experiment(
     star, base, head = base.endswith("*"), base.removesuffix("*"), head or "paper"
     if (base not in ("C", *_BASES) or head not in HEADS or len(set(parts)) != len(parts)
             or not set(parts) <= set(_PARTS) or len(set(parts) - {"co", "sem"}) > 1):
-        near = difflib.get_close_matches(name, GROUPS["all"], 1)
+        near = difflib.get_close_matches(name, [*EXPERIMENTS, *COMPARATORS], 1)
         meant = f", did you mean {near[0]!r}?" if near else ";"
         raise ValueError(f"there is no experiment {name!r}{meant} {_known()}")
     parts = [part for part in _PARTS if part in parts]
