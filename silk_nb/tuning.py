@@ -888,6 +888,7 @@ def plot_tuning(
     rows = math.ceil((len(settings) + 1) / columns)
     figure, axes = plt.subplots(rows, columns, figsize=(3.1 * columns, 2.6 * rows), sharey=True,
                                 layout="constrained", squeeze=False)
+    figure.suptitle("What was tried, and what came of it")
     axes = axes.ravel()
     plot_course(table, ax=axes[0])
     for ax, setting in zip(axes[1:], settings, strict=False):
