@@ -670,7 +670,7 @@ def tune(
         _write_best(search, found)
     return found
 
-
+# %% ../nbs/22_tuning.ipynb #2d7f901b
 def _begin(folder: Path, header: dict, prepared: Prepared) -> None:
     """Write the settings of a new search; an old one goes on with what it was begun with."""
     if (folder / "tuning.json").exists():
