@@ -140,7 +140,7 @@ def plot_colour_descriptor(
     for (y, x), percent in ((divmod(i, side), v) for i, v in enumerate(share.flatten().tolist())):
         if percent >= 0.5:
             ax.text((2 * x + 1) / side - 1, (2 * y + 1) / side - 1, f"{percent:.0f}",
-                    ha="center", va="center", color="white" if percent > 50 else "black")
+                    ha="center", va="center", color="white" if percent > 61 else "black")
     ax.add_patch(Circle((0, 0), 1, fill=False, color="0.4"))
     hues = torch.linspace(0, 1, 49)[:-1]
     ax.scatter(torch.cos(2 * math.pi * hues), torch.sin(2 * math.pi * hues), s=36,

@@ -103,7 +103,7 @@ def level_with_best(
     level = behind.mean() <= behind.sem(ddof=1)
     return [name for name in ranks[1:] if level[name] and behind[name].count() > 1]
 
-
+# %% ../nbs/21_findings.ipynb #3e078429
 def _level_words(level: list[str]) -> str:
     """A sentence on what is level with the best, or nothing."""
     more = f" and {len(level) - 4} more" * (len(level) > 4)

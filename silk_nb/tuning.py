@@ -670,7 +670,7 @@ def tune(
         _write_best(search, found)
     return found
 
-
+# %% ../nbs/22_tuning.ipynb #2d7f901b
 def _begin(folder: Path, header: dict, prepared: Prepared) -> None:
     """Write the settings of a new search; an old one goes on with what it was begun with."""
     if (folder / "tuning.json").exists():
@@ -888,6 +888,7 @@ def plot_tuning(
     rows = math.ceil((len(settings) + 1) / columns)
     figure, axes = plt.subplots(rows, columns, figsize=(3.1 * columns, 2.6 * rows), sharey=True,
                                 layout="constrained", squeeze=False)
+    figure.suptitle("What was tried, and what came of it")
     axes = axes.ravel()
     plot_course(table, ax=axes[0])
     for ax, setting in zip(axes[1:], settings, strict=False):

@@ -1,9 +1,11 @@
 """The colour descriptor against scikit-image, and the correlation against numpy."""
 import math
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from skimage.color import rgb2hsv
 
 from silk_nb.colour import (
@@ -120,3 +122,17 @@ def test_other_faults():
         colour_correlation(torch.rand(25))
     with pytest.raises(ValueError, match="r² entries"):
         plot_colour_descriptor(torch.rand(24))
+
+
+def test_shares_are_written_so_that_they_can_be_read():
+    def luminance(colour):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+                  for c in to_rgb(colour)]
+        return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    for percent in range(1, 101):
+        ax = plot_colour_descriptor(torch.tensor([percent, 100 - percent, 0, 0]))
+        picture, text = ax.images[0], ax.texts[0]
+        assert text.get_text() == str(percent)
+        low, high = sorted(map(luminance, (picture.cmap(picture.norm(percent)), text.get_color())))
+        assert (high + 0.05) / (low + 0.05) > 4.5, percent  # WCAG 2.1, level AA
+        plt.close(ax.figure)

@@ -151,9 +151,7 @@ def test_cross_references_have_their_target_on_the_page(page):
 # ---- a picture early --------------------------------------------------------------------------
 
 # pages that end with what they make of a training or of their own code: still to be turned round
-LATE = {f"{page}.ipynb" for page in (
-    "03_colour", "10_store", "11_steps", "12_training", "18_experiments", "19_predict", "20_study",
-    "21_findings", "22_tuning")}
+LATE = {f"{page}.ipynb" for page in ("10_store", "11_steps", "12_training")}
 
 
 def first_picture(page):

@@ -268,7 +268,8 @@ def test_trials_that_fail_are_in_the_table_and_avoided(tmp_path, monkeypatch):
     assert f"30 trials, of which {len(failed)} failed" in tuning_words(found)[0]
     late = found[found["trial"] >= 20]
     assert (late["state"] == "done").mean() > 0.7
-    assert len(plot_tuning(found)) >= 7
+    axes = plot_tuning(found)
+    assert len(axes) >= 7 and axes[0].figure.get_suptitle()
 
 
 def test_where_all_fail_there_is_no_best(tmp_path, monkeypatch):
