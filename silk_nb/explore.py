@@ -461,7 +461,7 @@ def _kinds(table: pd.DataFrame, by: str, classes: Sequence[str]) -> list[tuple]:
                 for at, name in enumerate(("train", "validation", "test"))]
     return [("right", table["right"], palette[0], "o"), ("wrong", ~table["right"], palette[1], "X")]
 
-
+# %% ../nbs/24_explore.ipynb #fe795f5b
 def plot_clusters(
     points: ArrayLike,  # N×2, from `embed`
     table: pd.DataFrame,  # N rows: label, and what `by` names

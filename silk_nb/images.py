@@ -114,7 +114,7 @@ def neighbours_of(
     near, far = nearest(_space(seen, by), k, groups=seen.table["group"], rows=[position])
     return seen.table.iloc[near[0]].assign(distance=far[0])
 
-
+# %% ../nbs/25_images.ipynb #ff68178f
 def _others(table: pd.DataFrame) -> int:
     """Images that every image has for neighbours: those of the other objects, at least."""
     return len(table) - int(table["group"].value_counts().max())
