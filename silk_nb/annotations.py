@@ -6,7 +6,8 @@
 __all__ = ['MISSING', 'IMAGE_NAMES', 'GROUP_NAMES', 'IMAGE_SUFFIXES', 'SPLITS', 'atomic_write', 'is_leftover', 'write_table',
            'UnreadableImageError', 'ImageTooLargeError', 'open_image', 'check_images', 'SeveralLabelsWarning',
            'EmptyClassWarning', 'DuplicateImageWarning', 'JoinedGroupsWarning', 'UnclearLabelWarning',
-           'read_annotations', 'choose_variable', 'SmallClassWarning', 'split_annotations', 'plot_split']
+           'read_annotations', 'check_columns', 'choose_variable', 'SmallClassWarning', 'split_annotations',
+           'plot_split']
 
 # %% ../nbs/01_annotations.ipynb #0a05fde3
 import ast
@@ -187,7 +188,9 @@ def check_images(
         write_table(listed, rejected)
     if every and len(bad) == len(every):
         first = "; ".join(f"{image}: {reason}" for image, reason in list(bad.items())[:3])
-        raise ValueError(f"none of the {len(every)} images can be read: {first}")
+        elsewhere = "; if they lie elsewhere, say where with image_dir="
+        raise ValueError(f"none of the {len(every)} images can be read: {first}"
+                         + elsewhere * any("no such file" in reason for reason in bad.values()))
     return table[~table["image"].isin(bad)].reset_index(drop=True), listed
 
 # %% ../nbs/01_annotations.ipynb #5514b5cc
@@ -718,6 +721,17 @@ def _by_frequency(labels: pd.Series) -> dict[str, int]:
     return {k: int(n) for k, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))}
 
 # %% ../nbs/01_annotations.ipynb #b3d145a4
+def check_columns(
+    table: pd.DataFrame,  # a label table, perhaps made by hand
+) -> None:
+    """ValueError where a label table has no `image` or no `group`, with what to do."""
+    for name, remedy in (("image", "the image files, or their names"),
+                         ("group", "the object of each image; without objects table.assign("
+                          "group=table['image']) makes every image its own")):
+        if name not in table:
+            raise ValueError(f"the label table has no column {name!r}: {remedy}")
+
+
 def choose_variable(
     table: pd.DataFrame,  # as from `read_annotations`
     variable: str,  # the column to learn
@@ -730,7 +744,8 @@ def choose_variable(
 
     The account, ready for JSON, has `variable`, `rows` (of `table`), `missing` (left out without
     a label), `dropped` and `merged` (class -> images) and `counts` (class -> images kept).
-    Raises ValueError for an unknown variable, no labels, or one class only."""
+    Raises ValueError for a missing column, an unknown variable, no labels, or one class only."""
+    check_columns(table)
     known = [name for name in table.columns if name not in ("image", "group")]
     if variable not in known:
         hint = (f". A column of this name is taken for the group, unless read_annotations is told "

@@ -157,7 +157,7 @@ def _add_study(study: argparse.ArgumentParser) -> None:
     """The options of `silk_nb study`."""
     study.add_argument("--variables", required=True, nargs="+", metavar="V", help="columns to learn")
     study.add_argument("--experiments", nargs="+", default=["paper"], metavar="E",
-                       help="names as in Table 3 and in silk_nb.recipes, or the groups paper, "
+                       help="names as in Table 3 and in silk_nb.recipes, such as LR-bal, or the groups paper, "
                        "comparators, all (default: paper)")
     study.add_argument("--seeds", type=_whole, default=3, help="runs of each (default: 3)")
     study.add_argument("--baseline", default="C*", help="what is compared with (default: C*)")
@@ -177,7 +177,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--variable", required=True, help="the column to learn")
     train.add_argument("--experiment", default="C + sem",
                        help="as in Table 3: C*, C, C* + sem, C* + co, C* + co + sem, C + sem, C + co, "
-                       "C + co + sem; the docs of silk_nb.recipes tell the others "
+                       "C + co + sem; others of silk_nb.recipes, such as LA, cRT, LR-bal, LA / averaged-LR "
                        "(default: C + sem)")
     train.add_argument("--out", type=Path, help="run folder (default: runs/…)")
     train.add_argument("--speedups", nargs="+", default=[], metavar="WAY",

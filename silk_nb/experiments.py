@@ -31,8 +31,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from . import __version__
-from .annotations import (atomic_write, check_images, choose_variable, is_leftover,
-                                 split_annotations, write_table)
+from .annotations import (atomic_write, check_columns, check_images, choose_variable,
+                                 is_leftover, split_annotations, write_table)
 from .comparators import (AveragedHead, adjust_classifier, fit_logistic, fit_neighbours,
                                  head_settings, normalise_classifier, oversample,
                                  retrain_classifier)
@@ -878,18 +878,39 @@ def prepare(
     return Prepared(good, rejected, seen)
 
 
+def _as_rows(table: pd.DataFrame, what: str, rows: object) -> Tensor:
+    """Numbers that were handed in as a tensor of their own. `ValueError` for anything else."""
+    if isinstance(rows, pd.DataFrame):
+        for names in (table["image"], table.index):  # the rows may have names, in this order
+            if rows.index.equals(pd.Index(names)):
+                break
+        else:
+            raise ValueError(f"the index of the {what} is neither that of the label table nor its "
+                             f"column 'image': bring them into its order.")
+        rows = rows.to_numpy()
+    if not isinstance(rows, Tensor):
+        try:
+            rows = np.array(rows, dtype=np.float32)  # a copy, which nobody else can change
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the {what} must be rows of numbers: {error}.") from None
+    return torch.as_tensor(rows).float()
+
+
 def given_features(
     table: pd.DataFrame,  # N rows, as from `read_annotations`; the image files need not exist
-    inputs: ArrayLike | Tensor,  # N×D features of any origin, finite, in the order of the rows
-    descriptors: ArrayLike | Tensor | None = None,  # N×r² colour descriptors, wanted by `+ co`
+    inputs: ArrayLike | pd.DataFrame | Tensor,  # N×D features of any origin, in the order of rows
+    descriptors: ArrayLike | pd.DataFrame | Tensor | None = None,  # N×r² colours, wanted by `+ co`
 ) -> Prepared:
     """Features of one's own in place of images and backbone.
 
-    Raises `ValueError` for other N, for what is not N×D, and for numbers that are not finite.
+    The rows of a DataFrame must be named as those of the table, or by its images, in the same order.
+    Raises `ValueError` for that, for other N, for what is not N×D, and for numbers that are not
+    finite.
     """
     if not isinstance(table, pd.DataFrame):
         raise ValueError(f"the label table comes first, and must be one, not {type(table).__name__}.")
-    given = {what: None if rows is None else torch.as_tensor(rows).float()
+    check_columns(table)
+    given = {what: None if rows is None else _as_rows(table, what, rows)
              for what, rows in (("features", inputs), ("descriptors", descriptors))}
     for what, rows in given.items():
         if rows is None:

@@ -112,11 +112,13 @@ def _level_words(level: list[str]) -> str:
 
 
 def _against(row: Mapping, name: str) -> str:
-    """A difference with its interval, in words."""
-    difference, low, high = (f"{row[key]:+.1f}".replace("-", "−")
-                             for key in ("difference", "low", "high"))
-    told = f"{difference} points of mean F1 against {name} (95 % interval {low} to {high})"
-    return told + ("" if row["real"] else ", which is not certain at this size")
+    """By how much the recommended is ahead of `name`, of whose lead over it `row` tells."""
+    ahead, low, high = (f"{-row[key]:+.1f}".replace("-", "−").replace("+0.0", "0.0")
+                        for key in ("difference", "high", "low"))
+    told = f"{ahead} points of mean F1 against {name} (95 % interval {low} to {high})"
+    if not row["real"]:
+        return told + ", which is not certain at this size"
+    return told + ", and so behind it beyond chance" * int(row["difference"] > 0)
 
 
 def _recommendation(found: Findings, variable: str, baseline: str) -> str:
@@ -126,17 +128,19 @@ def _recommendation(found: Findings, variable: str, baseline: str) -> str:
     told = (f"{variable}: {best} is recommended, the best of {len(ranks)} by mean F1 on the "
             f"validation set ({ranks['validation'].iloc[0]:.1f} %).")
     told += _level_words(level := level_with_best(found.results, variable))
-    said = found.predictions[found.predictions["variable"] == variable]
     rivals = [name for name in dict.fromkeys((baseline, *ranks.index[1:2]))
               if name != best and name in ranks.index]
     parts = [] if baseline in ranks.index else [f"{baseline} has no finished run there yet"]
-    for rival in rivals:
-        pair = said[said["experiment"].isin([best, rival])]
-        table = paired_differences(pair, rival, found.classes, found.minority, metrics=["mean_f1"],
-                                   quiet=True)
-        next_best = " (next best by validation)" if rival == ranks.index[1] else ""
-        parts.append(_against(table.iloc[0], rival + next_best))
+    if rivals:
+        said = found.predictions[found.predictions["variable"] == variable]
+        rows = paired_differences(said, best, found.classes, found.minority, metrics=["mean_f1"],
+                                  quiet=True).set_index("experiment")  # Holm's correction for all
+        for rival in rivals:
+            next_best = " (next best by validation)" if rival == ranks.index[1] else ""
+            parts.append(_against(rows.loc[rival], rival + next_best))
     told += f" On the test set: {'; '.join(parts)}." if parts else ""
+    if rivals and any(rows.loc[rival, "difference"] > 0 for rival in rivals):
+        told += " The test set does not bear the choice out: more seeds or images would tell."
     unsure = level or "not certain" in told
     return told + " Of two that cannot be told apart, take the simpler." * bool(unsure)
 
@@ -168,12 +172,13 @@ def findings_figures(
     uneven = found.results[found.results["minority_f1"].notna()]
     for name in found.classes:
         if name in set(uneven["variable"]):  # else there is no minority class
-            figures[f"{name}: overall accuracy against minority F1"] = (
+            figures[f"{name}: overall accuracy against minority F1, test set, mean ± standard "
+                    "deviation over seeds"] = (
                 plot_accuracy_against_minority(uneven, variable=name),
                 f"Scatter plot of overall accuracy against minority F1 on {name}, a marker with "
                 "error bars per experiment; the numbers are in the tables.")
         leading = _leading(found, name, baseline)
-        figures[f"{name}: F1 per class"] = (
+        figures[f"{name}: F1 per class, test set, mean ± standard deviation over seeds"] = (
             plot_gain_per_class(found.predictions, found.classes, leading, variable=name,
                                 minority=found.minority, train_counts=found.training),
             f"Dot plot of F1 per class of {name} for {', '.join(leading)}, most frequent first.")
@@ -207,14 +212,19 @@ def findings_tables(
     captions = {"mean_f1": "Mean F1 over all classes (Table 4 of the paper)",
                 "minority_f1": "Mean F1 over the minority classes (Table 5 of the paper)",
                 "overall_accuracy": "Overall accuracy", "macro_recall": "Macro recall"}
+    spread = "mean ± standard deviation over seeds in %; best in bold"
     tables = {metric: (summary_table(found.results, metric, baseline=baseline),
-                       f"{told}, test set, mean ± standard deviation over seeds in %; best in bold")
+                       f"{told}, test set, {spread}")
               for metric, told in captions.items() if found.results[metric].notna().any()}
+    tables["validation_mean_f1"] = (
+        summary_table(found.results, "validation_mean_f1", baseline=baseline),
+        f"Mean F1 over all classes, validation set, by which the recommendation is made, {spread}")
     keep = list(dict.fromkeys(e for v in found.classes for e in _leading(found, v, baseline)))
     said = found.predictions[found.predictions["experiment"].isin(keep)]
     tables["per_class_f1"] = (
         per_class_summary(said, found.classes, found.minority),
-        "F1 per class in %, most frequent first, of the baseline and the best by validation")
+        "F1 per class in %, test set, mean ± standard deviation over seeds, most frequent first, of "
+        "the baseline and the best by validation")
     return tables
 
 # %% ../nbs/21_findings.ipynb #3e2df28f
@@ -268,8 +278,10 @@ def shared_test_words(
         return "one seed so far"
     shares = [len(one & two) / min(len(one), len(two)) for at, one in enumerate(sets)
               for two in sets[at + 1:]]
-    return (f"two seeds share {min(shares):.0%} to {max(shares):.0%} of them (about 20 % if every image "
-            f"were its own object): the more, the less the spread over seeds tells of other splits")
+    low, high = (f"{100 * share:.0f}" for share in (min(shares), max(shares)))
+    told = f"{low} %" if low == high else f"{low} to {high} %"
+    return (f"two seeds share {told} of them (about 20 % if every image were its own object): the more, "
+            "the less the spread over seeds tells of other splits")
 
 # %% ../nbs/21_findings.ipynb #32eb4012
 def _facts(found: Findings, folder: Path) -> dict[str, str]:
@@ -279,7 +291,10 @@ def _facts(found: Findings, folder: Path) -> dict[str, str]:
     about = {name: f"{len(counts)} classes, {sum(counts.values()):,} images, "
                    f"IR {imbalance_ratio(counts):.2f}, BD {balance_deviation(counts):.2f}"
              for name, counts in found.counts.items()}
-    settings = {k: v for k, v in study.items() if k not in ("variables", "experiments", "seeds")}
+    given = ("backbone", "weights", "mean", "std", "input_size") * (
+        found.study.get("features") == "given")  # then there is no network that they could be of
+    settings = {k: v for k, v in study.items()
+                if k not in ("variables", "experiments", "seeds", *given)}
     return {"data": found.study["source"], **{f"variable {n}": told for n, told in about.items()},
             "split": "60/20/20, by object, one per seed, the same for all experiments",
             "seeds": ", ".join(map(str, study["seeds"])),

@@ -103,7 +103,7 @@ def _differences(held: dict, wanted: dict, what: str) -> list[str]:
         if what != "study" or key not in _GROWING:
             found += [key] * (old != new)
         elif missing := [str(one) for one in old or () if one not in (new or ())]:
-            found.append(f"{key} (it has {', '.join(missing)}, which can be added to and not left out)")
+            found.append(f"{key} (it has {', '.join(missing)} as well, and can only be added to)")
     known, given = held.get("data"), wanted["data"]
     if isinstance(known, dict) and isinstance(given, dict):  # a variable may be new
         known, given = ({v: marks[v] for v in known if v in given} for marks in (known, given))
@@ -276,6 +276,19 @@ def refuse_other_features(
     if held != seen_digest(seen):
         raise FileExistsError(f"{folder} was begun with other images, colours or weights, or "
                               "rows in another order: put them back, or name a new folder.")
+
+
+def _refuse_lost_images(
+    folder: Path,
+    rejected: pd.DataFrame,  # image and reason
+) -> None:
+    """`FileExistsError` that names images which could be read when the study was begun."""
+    known = set(read_rejected(folder)["image"].map(lambda path: Path(path).name))
+    lost = [path for path in rejected["image"] if Path(path).name not in known]
+    if lost:
+        raise FileExistsError(f"{folder} was begun with {len(lost)} images more, the first is "
+                              f"{lost[0]}, which cannot be read now: put it back, or name a new "
+                              "folder.")
 
 
 def _store_seen(file: Path, seen: Seen) -> None:
@@ -487,6 +500,8 @@ def run_study(
                 check_splits(check_once(table, cache, quiet=quiet)[0], todo, config)
                 prepared = prepare(table, config, list(dict.fromkeys(runs["variable"])),
                                    cache=cache, device=device, quiet=quiet)
+            if begun:
+                _refuse_lost_images(folder, prepared.rejected)
             check_runs(prepared, todo, config)
             if not begun:  # what cannot be has been refused by now
                 write_json(folder / "study.json", header)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -584,6 +585,38 @@ def test_features_given_are_checked_at_once(silk_table):
                         ((rows, np.ones((5, 3)), np.ones((6, 25))), "6 descriptors for 5 rows")):
         with pytest.raises(ValueError, match=told):
             given_features(*wrong)
+
+
+def test_features_may_be_a_frame_and_are_not_shared(silk_table):
+    rows = silk_table[:5].reset_index(drop=True)
+    numbers = np.arange(15.0).reshape(5, 3)
+    for index in (None, rows["image"]):
+        seen = given_features(rows, pd.DataFrame(numbers, index=index)).seen
+        assert torch.equal(seen.inputs, torch.tensor(numbers, dtype=torch.float32))
+    frame = pd.DataFrame(numbers)
+    with pytest.raises(ValueError, match="index of the features is neither that of the label"):
+        given_features(rows, frame[::-1])
+    with pytest.raises(ValueError, match="the features must be rows of numbers"):
+        given_features(rows, frame.assign(name="x"))
+    with pytest.raises(ValueError, match="the descriptors must be rows of numbers"):
+        given_features(rows, frame, "colours.csv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as of an array that may not be written to
+        numbers.flags.writeable = False
+        seen = given_features(rows, numbers).seen
+    seen.inputs[0] = -1
+    assert numbers[0, 0] == 0
+
+
+def test_a_table_made_by_hand_is_told_what_it_lacks(silk_table, tmp_path):
+    features = np.ones((len(silk_table), 3))
+    for name, remedy in (("image", "the image files"), ("group", "makes every image its own")):
+        table = silk_table.drop(columns=name)
+        with pytest.raises(ValueError, match=f"no column '{name}': .*{remedy}"):
+            given_features(table, features)
+        with pytest.raises(ValueError, match=f"no column '{name}': .*{remedy}"):
+            run_experiment(table, tmp_path / "run", CONFIG)
+    assert not (tmp_path / "run").exists()
 
 
 def test_weights_of_losses_are_taken_and_refused_where_there_are_none(

@@ -21,7 +21,13 @@ import torch
 import silk_nb.study as module
 from silk_nb.comparators import FewNeighboursWarning
 from silk_nb.experiments import RunConfig, given_features, read_scores
-from silk_nb.findings import level_with_best, read_findings
+from silk_nb.findings import (
+    Findings,
+    level_with_best,
+    read_findings,
+    recommendations,
+    write_findings,
+)
 from silk_nb.recipes import expand_names
 from silk_nb.study import (
     StudyBusyError,
@@ -163,7 +169,7 @@ def test_a_second_study_on_the_folder_says_so(tmp_path, monkeypatch):
     ({"config": replace(CONFIG, learning_rate=0.01)}, "learning_rate"),
     ({"what": (["kind"], ["C*", "C + co + sem"], 2)}, "variables"),
     ({"what": (["kind", "shade"], ["C*"], 2)}, "experiments"),
-    ({"what": (["kind", "shade"], ["C*", "C + co + sem"], [1, 2])}, r"seeds \(it has 0, which"),
+    ({"what": (["kind", "shade"], ["C*", "C + co + sem"], [1, 2])}, r"seeds \(it has 0 as well"),
 ])
 def test_another_study_is_refused_and_nothing_is_changed(change, word, whole):
     folder, _ = whole
@@ -417,8 +423,6 @@ def test_one_who_waited_for_a_study_that_came_to_nothing_has_a_lock_that_others_
                                   {"shade": ["C*"]}])
 def test_a_page_of_what_is_finished_so_far(left, tmp_path):
     """Runs are missing, in one case those of the baseline on a variable."""
-    from silk_nb.findings import recommendations, write_findings
-
     study(tmp_path / "s", (["kind", "shade"], ["C*", "C", "C + co + sem"], 2))
     for run in collect_study(tmp_path / "s").to_dict("records"):
         kept = left.get(run["variable"])
@@ -455,3 +459,53 @@ def test_what_the_validation_set_does_not_tell_from_the_best_is_named():
     # 'behind' loses little as well, but with every seed
     assert level_with_best(results, "v") == ["level"]
     assert level_with_best(results[results["seed"] == 0], "v") == []
+
+
+def judged(validation, wrong):
+    """Findings of two classes; an experiment errs on so many of ten images of the rare one."""
+    truth, seeds = ["a"] * 30 + ["b"] * 10, range(3)
+    results, said = [], []
+    for name, score in validation.items():
+        for seed in seeds:
+            results.append({"variable": "v", "experiment": name, "seed": seed, "mean_f1": 0.5,
+                            "validation_mean_f1": score + 0.01 * seed})
+            predicted = ["a"] * (30 + wrong[name]) + ["b"] * (10 - wrong[name])
+            said.append(pd.DataFrame({
+                "variable": "v", "experiment": name, "seed": seed, "truth": truth,
+                "image": [f"{i}.jpg" for i in range(40)], "group": range(40),
+                "predicted": predicted}))
+    return Findings({}, pd.DataFrame(results), pd.concat(said, ignore_index=True),
+                    {"v": ["a", "b"]}, {"v": ["b"]}, {}, {})
+
+
+def test_a_choice_that_the_test_set_does_not_bear_out_says_so():
+    rated = {"C*": 0.5, "C": 0.7, "LA": 0.6}
+    behind, = recommendations(judged(rated, {"C*": 9, "C": 8, "LA": 0}))
+    assert "C is recommended" in behind and "The test set does not bear the choice out" in behind
+    assert "against LA (next best by validation)" in behind and "and so behind it beyond" in behind
+    ahead, = recommendations(judged(rated, {"C*": 9, "C": 0, "LA": 8}))
+    assert "behind" not in ahead and "bear" not in ahead and "not certain" not in ahead
+
+
+def test_the_page_shows_the_scores_that_the_choice_rests_on(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "s")
+    page = write_findings(tmp_path / "s", quiet=True).read_text()
+    assert "validation set, by which the recommendation is made" in page
+    assert (tmp_path / "s" / "tables" / "validation_mean_f1.csv").exists()
+    assert "batch_size=auto" in page and "backbone=" not in page  # the features were given
+
+
+def test_an_image_that_was_lost_meanwhile_is_named(whole, tmp_path, monkeypatch):
+    shutil.copytree(whole[0], tmp_path / "s")
+    lost = pd.DataFrame({"image": [TABLE["image"][7]], "reason": ["no such file"]})
+    monkeypatch.setattr(module, "check_once", lambda table, cache, quiet: (table, lost))
+    monkeypatch.setattr(module, "prepare", lambda *_, **__: PREPARED._replace(
+        rejected=lost, seen=PREPARED.seen))
+    monkeypatch.setattr(module._Plan, "header", given_header(module._Plan.header))
+    with pytest.raises(FileExistsError, match="begun with 1 images more, the first is .*007.jpg"):
+        run_study(TABLE, tmp_path / "s", WHAT[0], [*WHAT[1], "LR"], 2, config=CONFIG, quiet=True)
+
+
+def given_header(plain):
+    """The header of a study on given features, whatever it is continued with."""
+    return lambda plan: plain(plan) | {"features": "given"}
