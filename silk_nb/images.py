@@ -160,7 +160,7 @@ def plot_neighbours(
         images += [own["image"], *rows["image"]]
         captions += mark_training([f"by {name}:\n{own['label']}", *(
             f"{row.label}\nd = {row.distance:.2f}" for row in rows.itertuples())],
-            pd.concat([own.to_frame().T, rows]))
+            pd.concat([seen.table.iloc[[position]], rows]))
     where = f"in {space} (above) and by colour (below)" if known else f"in {space}"
     drawn = show_images(images, captions, columns=k + 1,
                         title=f"An image and its nearest neighbours:\n{where}")

@@ -173,7 +173,8 @@ def test_a_network_that_learned_its_training_images_by_heart_has_no_better_numbe
     values = rng.normal(size=(400, 2)) + 9 * ((labels == "b") & trained)[:, None]
     assert cluster_numbers(values, labels)["purity"].mean() > 0.6
     others = cluster_numbers(values, labels, trained=trained)
-    assert others["silhouette"].abs().max() < 0.05 and others["images"].sum() == 200
+    assert cluster_numbers(values, labels)["silhouette"].mean() > 0.2
+    assert others["silhouette"].abs().max() < 0.1 and others["images"].sum() == 200
     with pytest.raises(ValueError, match="k must lie in 1..0 for 0 images"):
         cluster_numbers(values, labels, trained=[False] * 400)
 
