@@ -41,7 +41,7 @@ def mark_training(
     return [f"{caption}\n(training)".lstrip("\n") if split == "train" else caption
             for caption, split in zip(captions, splits, strict=True)]
 
-
+# %% ../nbs/25_images.ipynb #0ef935f3
 def show_images(
     images: Sequence[str | Path],  # files
     captions: Sequence[str] | None = None,  # one per image; None: none
