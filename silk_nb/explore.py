@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['COLOUR_BY', 'find_runs', 'read_split', 'variable_counts', 'say_instead', 'plot_distributions', 'sampling_table',
            'plot_sampling', 'RunImages', 'MissingImagesWarning', 'see_run', 'nearest', 'silhouettes', 'cluster_numbers',
-           'embed', 'run_points', 'class_colours', 'plot_clusters', 'plot_spaces', 'plot_experiments',
+           'embed', 'run_points', 'class_colours', 'point_kinds', 'plot_clusters', 'plot_spaces', 'plot_experiments',
            'read_predictions', 'mistakes', 'class_confusions', 'plot_class_confusions']
 
 # %% ../nbs/24_explore.ipynb #11c3e217
 import hashlib
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,9 +24,10 @@ import torch
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 from sklearn.decomposition import PCA
-from torch import Tensor
+from torch import Tensor, nn
 
 from .annotations import atomic_write
+from .comparators import AveragedHead
 from .evaluation import plot_per_class_f1
 from .experiments import Prepared, check_once
 from .features import FeatureData, extract_descriptors, extract_features
@@ -37,27 +39,56 @@ from .study import collect_study
 from .training import apply_network
 
 # %% ../nbs/24_explore.ipynb #ca7ea345
+def _runs_of_study(folder: Path) -> pd.DataFrame:
+    """The finished runs of a study, with the folder of each, and the study's name as their origin."""
+    runs = collect_study(folder)[["variable", "experiment", "seed", "folder"]]
+    return runs.assign(folder=[str(folder / name) for name in runs["folder"]], origin=folder.name)
+
+
+def _loose_runs(folder: Path, depths: Sequence[int]) -> pd.DataFrame:
+    """The finished runs that lie so many levels below a folder."""
+    files = (file for depth in depths for file in folder.glob("*/" * depth + "metrics.json"))
+    places = sorted(file.parent for file in files if (file.parent / "config.json").is_file())
+    rows = [{**read_header(place)["run"], "folder": str(place),
+             "origin": place.relative_to(folder).as_posix()} for place in places]
+    return pd.DataFrame(rows, columns=["variable", "experiment", "seed", "folder", "origin"])
+
+
+def _runs_below(folder: Path) -> list[pd.DataFrame]:
+    """Runs in a folder or one level down, those of studies there too; else those two or three levels
+    down, as in the folder `runs` of a study."""
+    found = [_loose_runs(folder, (0, 1))]
+    for file in sorted(folder.glob("*/study.json")):
+        try:
+            found.append(_runs_of_study(file.parent))
+        except (ValueError, OSError) as error:
+            warnings.warn(f"the study {file.parent} is left out: {error}", stacklevel=3)
+    return found if sum(map(len, found)) else [_loose_runs(folder, (2, 3))]
+
+
 def find_runs(
-    folder: str | Path,  # a run, a study, or a folder of run folders
+    folder: str | Path,  # a run, a study, or a folder of run folders and studies
 ) -> pd.DataFrame:  # variable, experiment, seed, folder of every finished run
-    """The finished runs. Raises `FileNotFoundError` or `ValueError` where there is none."""
+    """The finished runs. Where two are of the same variable, experiment and seed, the name of their
+    study or folder stands behind the experiment. Raises `FileNotFoundError` or `ValueError` where
+    there is none; warns of a damaged study among others."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}.")
-    if (folder / "study.json").is_file():
-        runs = collect_study(folder)[["variable", "experiment", "seed", "folder"]]
-        runs["folder"] = [str(folder / name) for name in runs["folder"]]
-    else:
-        if (folder / "config.json").is_file():
-            read_header(folder)  # says what is amiss with this one
-        places = sorted({file.parent for pattern in ("metrics.json", "*/metrics.json")
-                         for file in folder.glob(pattern) if (file.parent / "config.json").is_file()})
-        rows = [{**read_header(place)["run"], "folder": str(place)} for place in places]
-        runs = pd.DataFrame(rows, columns=["variable", "experiment", "seed", "folder"])
-    if not len(runs):
+    if (folder / "config.json").is_file():
+        read_header(folder)  # says what is amiss with this one
+    study = (folder / "study.json").is_file()
+    found = [table for table in ([_runs_of_study(folder)] if study else _runs_below(folder))
+             if len(table)]
+    if not found:
         raise ValueError(f"{folder} holds no finished run: make one with `silk_nb train`, several "
                          "with `silk_nb study`, or name the folder that they are in.")
-    return runs.reset_index(drop=True)
+    runs = pd.concat(found, ignore_index=True)
+    twice = runs[runs.duplicated(["variable", "experiment", "seed"])]
+    unclear = pd.MultiIndex.from_frame(runs[["variable", "experiment"]]).isin(
+        list(zip(twice["variable"], twice["experiment"], strict=True)))
+    runs.loc[unclear, "experiment"] += " (" + runs["origin"] + ")"
+    return runs.drop(columns="origin")
 
 # %% ../nbs/24_explore.ipynb #0f1d7489
 def read_split(
@@ -179,6 +210,20 @@ class RunImages(NamedTuple):
     f_aux: np.ndarray  # N×d features of unit length, those that the clustering losses act on
     colours: np.ndarray | None  # N×r² colour descriptors; None for features without images
     left_out: pd.DataFrame  # image and reason of what cannot be read
+    networks: int = 1  # whose f_aux are joined; 0: none, `f_aux` are the features at one length
+
+    @property
+    def trained(self) -> np.ndarray:  # N bool
+        """Which images the network was trained on."""
+        return (self.table["split"] == "train").to_numpy()
+
+    @property
+    def spaces(self) -> dict[str, str]:  # "f_RN", "f_aux" -> what figures call it
+        """The spaces that there are to draw."""
+        if not self.networks:
+            return {"f_RN": "features (no network)"}
+        return {"f_RN": "f_RN", "f_aux": "f_aux" + (
+            f" of {self.networks} networks, joined" if self.networks > 1 else "")}
 
     @property
     def title(self) -> str:
@@ -191,14 +236,26 @@ class MissingImagesWarning(UserWarning):
     """Images of a run are gone or cannot be read; the rest is shown without them."""
 
 
+def _moved(split: pd.DataFrame, image_dir: str | Path) -> pd.DataFrame:
+    """The images in another folder, in place of the innermost one that all of them were in."""
+    folders = [os.path.dirname(image) for image in split["image"]]
+    try:
+        root = os.path.commonpath(folders)
+    except ValueError:
+        raise ValueError("the images of this run were in folders that have nothing in common: "
+                         "image_dir= cannot stand for them, put the images back.") from None
+    return split.assign(image=[str(Path(image_dir) / os.path.relpath(image, root or "."))
+                               for image in split["image"]])
+
+
 def _still_there(folder: Path, split: pd.DataFrame, cache: str | Path | None, quiet: bool
                  ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The images that can be read, and the others with the reason."""
     try:
         good, left_out = check_once(split, cache, quiet=quiet)
     except ValueError as error:
-        raise ValueError(f"the images of {folder} are not where they were ({error}): put them back, "
-                         "or start Python in the folder that the run was started in.") from None
+        raise ValueError(f"the images of {folder} are not there ({error}): put them back, or name the "
+                         "folder that they are in now, image_dir=FOLDER.") from None
     if len(left_out):
         first = f"{left_out['image'].iloc[0]}: {left_out['reason'].iloc[0]}"
         warnings.warn(f"{len(left_out)} of {len(split)} images of {folder} are left out, the first "
@@ -227,16 +284,22 @@ def _given(folder: Path, split: pd.DataFrame, trained: TrainedHead, prepared: Pr
     return seen.inputs[at], colours
 
 
-def _check_scores(folder: Path, table: pd.DataFrame) -> None:
+def _check_scores(folder: Path, images: pd.Series, scores: pd.Series) -> None:
     """`ValueError` where test images do not get the scores that the run gave them."""
     file = folder / "predictions.csv"
     if not file.is_file():
         return
     said = pd.read_csv(file, keep_default_na=False, dtype={"image": str}).set_index("image")["score"]
-    other = (table.set_index("image")["score"].reindex(said.index) - said).abs() > 0.02
+    other = (pd.Series(scores.to_numpy(), index=images).reindex(said.index) - said).abs() > 0.02
     if other.any():
         raise ValueError(f"{other.sum()} of {len(said)} test images get other scores than in {folder}: "
-                         "these are not its features, or their rows are in another order.")
+                         "these are not its images or features, or the rows are in another order.")
+
+
+def _networks(head: nn.Module) -> int:
+    """How many networks with layers of their own give f_aux; 0 for kNN, LR and a linear head."""
+    heads = head.heads if isinstance(head, AveragedHead) else [head]
+    return sum(len(getattr(one, "task_fc", ())) > 0 for one in heads)
 
 # %% ../nbs/24_explore.ipynb #5587860c
 def see_run(
@@ -244,25 +307,35 @@ def see_run(
     *,
     prepared: Prepared | None = None,  # features at hand, from `prepare` or `given_features`
     weights: str | Path | None = None,  # of the backbone, where the file of the run has moved
+    image_dir: str | Path | None = None,  # the folder that the images are in now, if they have moved
     cache: str | Path | None = None,  # folder for features, such as `default_cache()`
     device: str | None = None,  # None: where the backbone is, the CPU
     quiet: bool = False,  # no progress bars
 ) -> RunImages:
-    """Features, scores and colours of all images of a run. Raises as `load_run` does, and
-    `ValueError` where no image can be read or features do not fit; warns of images that cannot be
-    read (`MissingImagesWarning`)."""
+    """Features, scores and colours of all images of a run.
+
+    The f_aux of an average are those of its networks joined, each weighted by the root of its share.
+    A run without a network (kNN, LR, LR-bal) or without layers (a linear head) has none: `f_aux` are
+    its features, scaled to unit length, and `networks` is 0.
+
+    `image_dir` stands for the innermost folder that all images were in; below it everything must be
+    called as it was.
+
+    Raises as `load_run` does, and `ValueError` where no image can be read or images or features are
+    not those of the run; warns of images that cannot be read (`MissingImagesWarning`)."""
     folder = Path(folder)
     header, trained, split = read_header(folder), load_head(folder), read_split(folder)
     counts = class_counts(split["label"])
+    here = split if image_dir is None else _moved(split, image_dir)
     if prepared is not None:
-        table, left_out = split, split.head(0)[["image"]].assign(reason="")
+        table, left_out = here, here.head(0)[["image"]].assign(reason="")
         f_rn, colours = _given(folder, split, trained, prepared, cache, quiet)
     elif trained.backbone is None:
         raise ValueError(f"{folder} was made on features of one's own, which are not in it: give them "
                          "again, prepared=given_features(table, features).")
     else:
         backbone = load_run(folder, weights=weights).model.backbone
-        table, left_out = _still_there(folder, split, cache, quiet)
+        table, left_out = _still_there(folder, here, cache, quiet)
         f_rn, colours = extract_features(table["image"], backbone, cache=cache, device=device,
                                          quiet=quiet)
     codes = pd.Index(trained.classes).get_indexer(table["label"])
@@ -276,11 +349,13 @@ def see_run(
     table = table.assign(predicted=np.array(trained.classes, dtype=object)[scores.argmax(1)],
                          score=scores.max(1).values.numpy())
     table["right"] = table["predicted"] == table["label"]
-    if prepared is not None:
-        _check_scores(folder, table)
+    if prepared is not None or image_dir is not None:
+        was = dict(zip(here["image"], split["image"], strict=True))
+        _check_scores(folder, table["image"].map(was), table["score"])
     return RunImages(folder, header, table, counts.index.tolist(),
                      minority_classes(counts) if len(counts) > 1 else [], f_rn.numpy(),
-                     f_aux.numpy(), None if colours is None else colours.numpy(), left_out)
+                     f_aux.numpy(), None if colours is None else colours.numpy(), left_out,
+                     _networks(trained.head))
 
 # %% ../nbs/24_explore.ipynb #a69f4935
 def nearest(
@@ -289,20 +364,22 @@ def nearest(
     *,
     groups: Sequence | None = None,  # N names: an image is no neighbour of others of its group
     rows: Sequence[int] | None = None,  # M positions to look from; None: all
+    among: ArrayLike | None = None,  # N bool: what may be a neighbour; None: all
 ) -> tuple[np.ndarray, np.ndarray]:  # M×k positions and Euclidean distances, nearest first
     """The k nearest neighbours, exact; an image is none of its own. Raises `ValueError` for a k that
     leaves some image without enough neighbours."""
     points = torch.from_numpy(np.asarray(values, dtype=np.float32))
     own = torch.from_numpy(np.arange(len(points)) if groups is None else pd.factorize(np.asarray(groups))[0])
-    others = len(points) - int(torch.bincount(own).max()) if len(points) else 0
+    may = torch.ones(len(points), dtype=torch.bool) if among is None else torch.tensor(np.asarray(among))
+    others = int(may.sum()) - int(torch.bincount(own[may]).max()) if may.any() else 0
     if not 1 <= k <= others:
-        raise ValueError(f"k must lie in 1..{others} for {len(points)} images of "
-                         f"{own.unique().numel()} objects, not {k!r}.")
+        raise ValueError(f"k must lie in 1..{others} for {int(may.sum())} images of "
+                         f"{own[may].unique().numel()} objects, not {k!r}.")
     squares, found = points.square().sum(1), []
     at = torch.arange(len(points)) if rows is None else torch.as_tensor(rows)
     for part in at.split(512):
         far = squares[part, None] + squares - 2 * points[part] @ points.T
-        near = far.masked_fill_(own[part, None] == own, torch.inf).topk(k, largest=False).indices
+        near = far.masked_fill_((own[part, None] == own) | ~may, torch.inf).topk(k, largest=False).indices
         exact = (points[near].double() - points[part, None].double()).norm(dim=2)
         exact, order = exact.sort(dim=1, stable=True)
         found.append((near.gather(1, order), exact))
@@ -340,19 +417,28 @@ def cluster_numbers(
     *,
     k: int = 10,  # neighbours; fewer where there are not so many
     groups: Sequence | None = None,  # N objects, as in `nearest`
+    trained: ArrayLike | None = None,  # N bool: images that were trained on; None: take all alike
 ) -> pd.DataFrame:  # class -> images, purity, by chance, silhouette; most frequent first
     """Purity and silhouette per class, means over its images. Raises `ValueError` for one class only.
 
+    With `trained` the numbers are those of the other images: neighbours for the purity are images
+    that were trained on, and the silhouette is taken among the others alone.
     `by chance` is the purity of neighbours drawn at random.
     """
-    names, own = np.asarray(labels, dtype=object), silhouettes(values, labels)
-    most = len(names) - (1 if groups is None else pd.Series(groups).value_counts().max())
-    near = nearest(values, min(k, int(most)), groups=groups)[0]
-    each = pd.DataFrame({"class": names, "purity": (names[near] == names[:, None]).mean(axis=1),
+    values, names = np.asarray(values), np.asarray(labels, dtype=object)
+    known = np.ones(len(names), dtype=bool) if trained is None else np.asarray(trained, dtype=bool)
+    asked = known if trained is None else ~known
+    own, mine = silhouettes(values[asked], names[asked]), names[asked]
+    objects = np.arange(len(names)) if groups is None else np.asarray(groups)
+    largest = pd.Series(objects[known]).value_counts().max() if known.any() else 0
+    near = nearest(values, min(k, int(known.sum() - largest)), groups=objects,
+                   rows=np.flatnonzero(asked), among=known)[0]
+    each = pd.DataFrame({"class": mine, "purity": (names[near] == mine[:, None]).mean(axis=1),
                          "silhouette": own})
-    counts = class_counts(names)
+    counts = class_counts(mine)
     table = each.groupby("class")[["purity", "silhouette"]].mean().reindex(counts.index)
-    chance = (counts - 1) / (len(names) - 1)
+    chance = ((counts - 1) / (len(names) - 1) if trained is None else
+              pd.Series(names[known]).value_counts(normalize=True).reindex(counts.index, fill_value=0))
     return pd.DataFrame({"images": counts, "purity": table["purity"], "by chance": chance,
                          "silhouette": table["silhouette"]})
 
@@ -449,8 +535,13 @@ def class_colours(
     return [tuple(shades[at // 10 % 3][at % 10].tolist()) for at in range(number)]
 
 
-def _kinds(table: pd.DataFrame, by: str, classes: Sequence[str]) -> list[tuple]:
-    """Name, rows, colour and marker of everything that has a colour of its own."""
+def point_kinds(
+    table: pd.DataFrame,  # N rows: label, and what `by` names
+    by: Literal["label", "split", "right"],
+    classes: Sequence[str],  # in the order of their colours
+) -> list[tuple]:  # name, N bool, colour and marker of everything that has a colour of its own
+    """What the colours of points mean. Predictions of training images, where `table` has a split,
+    are neither right nor wrong: the network was told their labels."""
     palette = sns.color_palette("colorblind")
     if by == "label":
         return [(name, table["label"] == name, colour, "osD^vPX*"[(at + at // 10) % 8])
@@ -459,7 +550,10 @@ def _kinds(table: pd.DataFrame, by: str, classes: Sequence[str]) -> list[tuple]:
     if by == "split":
         return [(name, table["split"] == name, palette[at], "o^s"[at])
                 for at, name in enumerate(("train", "validation", "test"))]
-    return [("right", table["right"], palette[0], "o"), ("wrong", ~table["right"], palette[1], "X")]
+    trained = table["split"] == "train" if "split" in table else pd.Series(False, table.index)
+    told = [("training image", trained, (0.8, 0.8, 0.8), "o")] if trained.any() else []
+    return [*told, ("right", table["right"] & ~trained, palette[0], "o"),
+            ("wrong", ~table["right"] & ~trained, palette[1], "X")]
 
 # %% ../nbs/24_explore.ipynb #fe795f5b
 def plot_clusters(
@@ -488,7 +582,8 @@ def plot_clusters(
             drawn = ax.scatter(*points[chosen].T, c=table["score"][chosen], cmap="viridis", vmin=0,
                                vmax=1, **look)
             continue
-        for _, rows, colour, marker in _kinds(table, by, classes or class_counts(table["label"]).index):
+        for _, rows, colour, marker in point_kinds(
+                table, by, classes or class_counts(table["label"]).index):
             ax.scatter(*points[chosen & rows.to_numpy()].T, color=colour, marker=marker,
                        **({"edgecolor": "none"} | look))
     if by == "score":
@@ -503,7 +598,8 @@ def _cluster_legend(ax: Axes, table: pd.DataFrame, by: str, classes: Sequence[st
                     minority: Sequence[str]) -> None:
     """What the colours mean, outside of the axes, with numbers of images."""
     handles = []
-    for name, rows, colour, marker in _kinds(table, by, classes or class_counts(table["label"]).index):
+    for name, rows, colour, marker in point_kinds(
+            table, by, classes or class_counts(table["label"]).index):
         rare = name in set(minority) and by == "label"
         handles.append(ax.scatter([], [], s=30, color=colour, marker=marker, linewidth=0.7,
                                   edgecolor="black" if rare else "none",
@@ -520,34 +616,44 @@ def plot_spaces(
     method: Literal["UMAP", "PCA"] = "UMAP",
     *,
     seed: int = 0,
-) -> list[Axes]:  # of f_RN and of f_aux
-    """f_RN and f_aux side by side: what training did. Raises as `embed` and `plot_clusters` do."""
-    _, axes = plt.subplots(1, 2, figsize=(9.6, 3.9), layout="constrained")
-    for ax, space in zip(axes, ("f_RN", "f_aux"), strict=True):
-        values = seen.f_rn if space == "f_RN" else seen.f_aux
-        told = f"{method} of {space}"
-        if seen.table["label"].nunique() > 1:
-            mean = cluster_numbers(values, seen.table["label"], groups=seen.table["group"]).mean()
-            told += f": purity {mean['purity']:.2f}, silhouette {mean['silhouette']:.2f}"
-        plot_clusters(run_points(seen, space, method, seed=seed), seen.table, by, title=told,
+) -> list[Axes]:  # of f_RN and of f_aux; of the features alone where there is no network
+    """f_RN and f_aux side by side: what training did. Purity and silhouette, means over classes, are
+    those of images that were not trained on. Raises as `embed` and `plot_clusters` do."""
+    _, axes = plt.subplots(1, len(seen.spaces), squeeze=False, layout="constrained",
+                           figsize=(9.6 if len(seen.spaces) > 1 else 6.4, 4.1))
+    table, told = seen.table, f"{seen.title}: all {len(seen.table)} images"
+    other = table[~seen.trained]
+    counted = other["label"].nunique() > 1 and seen.trained.any()
+    for ax, (space, name) in zip(axes[0], seen.spaces.items(), strict=True):
+        title = f"{method} of {name}"
+        if counted:
+            mean = cluster_numbers(seen.f_rn if space == "f_RN" else seen.f_aux, table["label"],
+                                   groups=table["group"], trained=seen.trained).mean()
+            title += f"\npurity {mean['purity']:.2f}, silhouette {mean['silhouette']:.2f}"
+        plot_clusters(run_points(seen, space, method, seed=seed), table, by, title=title,
                       classes=seen.classes, minority=seen.minority, ax=ax)
     if by != "score":
-        axes[0].get_legend().remove()  # that of its neighbour says it
-    axes[0].figure.suptitle(f"{seen.title}: all images", parse_math=False)
-    return list(axes)
+        for ax in axes[0][:-1]:
+            ax.get_legend().remove()  # that of its neighbour says it
+    if counted:
+        told += f";\npurity and silhouette of the {len(other)} not trained on"
+    axes[0][0].figure.suptitle(told, parse_math=False)
+    return list(axes[0])
 
 # %% ../nbs/24_explore.ipynb #adc56b43
 def _chosen_runs(runs: pd.DataFrame, variable: str, experiments: Sequence[str] | None
                  ) -> pd.DataFrame:
     """The rows of one variable and some experiments. `ValueError` for what there is not."""
     experiments = list(runs["experiment"].unique() if experiments is None else experiments)
+    if not experiments:
+        raise ValueError("no experiment is chosen: choose at least one experiment.")
     for what, wanted in (("variable", [variable]), ("experiment", experiments)):
         if unknown := [name for name in wanted if name not in set(runs[what])]:
             raise ValueError(f"there is no {what} {unknown[0]!r}; there are "
                              f"{', '.join(runs[what].unique())}.")
     found = runs[(runs["variable"] == variable) & runs["experiment"].isin(experiments)]
     if not len(found):
-        raise ValueError(f"no run of {variable!r} with {', '.join(experiments) or 'no experiment'}: "
+        raise ValueError(f"no run of {variable!r} with {', '.join(experiments)}: "
                          "choose at least one experiment that was run.")
     return found
 

@@ -139,7 +139,7 @@ def _recommendation(found: Findings, variable: str, baseline: str) -> str:
             next_best = " (next best by validation)" if rival == ranks.index[1] else ""
             parts.append(_against(rows.loc[rival], rival + next_best))
     told += f" On the test set: {'; '.join(parts)}." if parts else ""
-    if rivals and any(rows.loc[rival, "difference"] > 0 for rival in rivals):
+    if rivals and any(rows.loc[rival, "low"] > 0 for rival in rivals):
         told += " The test set does not bear the choice out: more seeds or images would tell."
     unsure = level or "not certain" in told
     return told + " Of two that cannot be told apart, take the simpler." * bool(unsure)

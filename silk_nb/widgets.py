@@ -21,13 +21,13 @@ from matplotlib.colors import to_hex
 
 from .annotations import UnreadableImageError, open_image
 from .experiments import Prepared
-from .explore import (RunImages, class_colours, cluster_numbers, find_runs, mistakes,
+from .explore import (RunImages, cluster_numbers, find_runs, mistakes,
                              plot_class_confusions, plot_distributions, plot_experiments,
-                             plot_sampling, read_predictions, read_split, run_points, see_run,
-                             variable_counts)
+                             plot_sampling, point_kinds, read_predictions, read_split, run_points,
+                             see_run, variable_counts)
 from .features import default_cache
-from .images import (contact_sheet, export_suspects, plot_image_colours, plot_neighbours,
-                            plot_suspects, show_images, suspects)
+from .images import (contact_sheet, export_suspects, mark_training, plot_image_colours,
+                            plot_neighbours, plot_suspects, short_name, show_images, suspects)
 
 try:
     from ipywidgets import HTML, Box, Image, Tab, VBox
@@ -70,14 +70,16 @@ def show_in(
     place: Box,  # whose content is replaced
     *draw: Callable,  # each gives axes, or a widget
 ) -> None:
-    """Draw into a box; what a function refuses is said in its place, and leaves no figure open."""
-    shown, before = [], set(plt.get_fignums())
+    """Draw into a box; what a function refuses is said in its place, once, and leaves no figure open."""
+    shown, refused, before = [], set(), set(plt.get_fignums())
     for one in draw:
         try:
             made = one()
             shown.append(picture(made) if isinstance(made, (Axes, list)) else made)
         except (ValueError, OSError, ImportError) as error:
-            shown.append(words(f"Nothing to show: {error}"))
+            if str(error) not in refused:
+                shown.append(words(f"Nothing to show: {error}"))
+            refused.add(str(error))
             for number in set(plt.get_fignums()) - before:
                 plt.close(number)
     place.children = shown
@@ -127,9 +129,10 @@ def photograph(
     told = {"label": row["label"], "prediction": f"{row['predicted']} ({row['score']:.0%})",
             "split": row["split"], "object": row["group"] if row["group"] != row["image"] else "–",
             "image": Path(row["image"]).name}
-    about = "".join(f"<tr><td><b>{name}</b>&nbsp;</td><td>{html.escape(str(value))[:60]}</td></tr>"
+    about = "".join(f"<tr><td><b>{name}</b>&nbsp;</td>"
+                    f"<td>{html.escape(short_name(str(value), 60))}</td></tr>"
                     for name, value in told.items())
-    mark = "✓ right" if row["right"] else "✗ wrong"
+    mark = ("✓ right" if row["right"] else "✗ wrong") + " (training image)" * (row["split"] == "train")
     return w.VBox([_thumbnail(row["image"], side),
                    w.HTML(f"{_STYLE}<div class='silk-photograph silk-table'>{mark}<table>{about}</table></div>")])
 
@@ -153,11 +156,12 @@ def _point_colours(seen: RunImages, by: str) -> tuple[pd.Series, dict | list]:
     if by == "score":
         return seen.table["score"].astype(float), [to_hex(c) for c in plt.get_cmap("viridis")(
             np.linspace(0, 1, 64))]
-    names = {"label": seen.classes, "split": ["train", "validation", "test"],
-             "right": ["right", "wrong"]}[by]
-    values = seen.table["right"].map({True: "right", False: "wrong"}) if by == "right" else seen.table[by]
+    kinds, values = point_kinds(seen.table, by, seen.classes), pd.Series("", seen.table.index)
+    for name, rows, _, _ in kinds:
+        values[rows] = name
+    names = [name for name, *_ in kinds]
     return (pd.Series(pd.Categorical(values, categories=names)),
-            dict(zip(names, map(to_hex, class_colours(len(names))), strict=True)))
+            {name: to_hex(colour) for name, _, colour, _ in kinds})
 
 
 def _cloud(seen: RunImages, space: str, method: str, by: str) -> pd.DataFrame:
@@ -219,11 +223,13 @@ def _legend(seen: RunImages, by: str) -> HTML:
 
 
 def _numbers_table(seen: RunImages, space: str) -> HTML:
-    """Purity and silhouette per class."""
+    """Purity and silhouette per class, of the images that were not trained on."""
     values = seen.f_aux if space == "f_aux" else seen.f_rn
-    table = cluster_numbers(values, seen.table["label"], groups=seen.table["group"])
+    table = cluster_numbers(values, seen.table["label"], groups=seen.table["group"],
+                            trained=seen.trained)
     names = {name: f"{name} ●" for name in seen.minority}
-    return check_ipywidgets().HTML(f"{_STYLE}<div class='silk-table'>" + table.rename(
+    told = f"The {table['images'].sum()} images not trained on; neighbours are training images:"
+    return check_ipywidgets().HTML(f"{_STYLE}<div class='silk-table'><p>{told}</p>" + table.rename(
         index=names).to_html(float_format="{:.2f}".format, border=0) + "</div>")
 
 
@@ -236,7 +242,7 @@ def _region(seen: RunImages, rows: Sequence[int], most: int = 24, listed: int = 
         told += f". Shown are {most} of them drawn at random"
         told += f", the list has the first {listed}" * (len(inside) > listed)
     place = w.VBox()
-    show_in(place, lambda: show_images(some["image"].tolist(), some["label"].tolist()))
+    show_in(place, lambda: show_images(some["image"].tolist(), mark_training(some["label"], some)))
     names = inside[["image", "label", "predicted", "split"]].assign(
         image=[Path(image).name for image in inside["image"]])
     return w.VBox([words(f"{len(inside)} images: {told}"), place,
@@ -249,7 +255,8 @@ def cluster_widget(
 ) -> VBox:
     """Clusters of a run: point at an image, click it, or lasso a region."""
     w = check_ipywidgets()
-    space = w.Dropdown(options=["f_aux", "f_RN"], description="space")
+    space = w.Dropdown(options=[(name, space) for space, name in reversed(seen.spaces.items())],
+                       description="space")
     method = w.Dropdown(options=["UMAP", "PCA"], description="method")
     by = w.Dropdown(options=[("class", "label"), ("split", "split"), ("right or wrong", "right"),
                              ("score", "score")], description="colour")
@@ -333,6 +340,9 @@ def experiment_widget(
     def details(_: object = None) -> None:
         if moving:
             return
+        if not experiments.value:  # it is said above
+            behind.children = []
+            return
         show_in(behind, lambda: plot_class_confusions(follow(), classes.value),
                 lambda: _behind(follow(), classes.value))
 
@@ -358,7 +368,7 @@ def _suspect_part(seen: RunImages) -> VBox:
     w, place = check_ipywidgets(), check_ipywidgets().VBox()
     least = w.FloatSlider(value=0.7, min=0.5, max=1.0, step=0.1, description="agree",
                           continuous_update=False)
-    splits = w.Dropdown(options=["all images", "not those of training"], description="of")
+    splits = w.Dropdown(options=["not those of training", "all images"], description="of")
     file = w.Text(value="suspects.csv", description="file")
     button, told = w.Button(description="Write CSV"), w.VBox()
 
@@ -406,15 +416,17 @@ def image_widget(
     details()
     classes.observe(change, names="value")
     image.observe(details, names="value")
-    return w.VBox([classes, sheet, image, one, w.HTML("<h3>Suspects for a wrong annotation</h3>"),
+    return w.VBox([words(f"{seen.title}: (training) marks images that the network was trained on."),
+                   classes, sheet, image, one, w.HTML("<h3>Suspects for a wrong annotation</h3>"),
                    _suspect_part(seen)])
 
 # %% ../nbs/26_widgets.ipynb #acec94af
 def explore(
-    folder: str | Path,  # a run, a study, or a folder of run folders
+    folder: str | Path,  # a run, a study, or a folder of run folders and studies
     *,
     prepared: Prepared | None = None,  # for runs on features of one's own, from `given_features`
     weights: str | Path | None = None,  # of the backbone, where the file of the runs has moved
+    image_dir: str | Path | None = None,  # where the images are now, as for `see_run`
     cache: str | Path | None = None,  # folder for features; None: the one that the commands use
     quiet: bool = True,  # no progress bars
 ) -> VBox:
@@ -433,7 +445,7 @@ def explore(
         for place in (clusters, images):
             place.children = [words("One moment …")]
         try:
-            seen = see_run(which.value, prepared=prepared, weights=weights,
+            seen = see_run(which.value, prepared=prepared, weights=weights, image_dir=image_dir,
                            cache=cache or default_cache(), quiet=quiet)
         except (ValueError, OSError) as error:
             message = str(error)
@@ -446,7 +458,7 @@ def explore(
     which.observe(change, names="value")
     change()
     return w.VBox([_tabs({"Classes": distribution_widget(runs), "F1 per class": experiment_widget(runs),
-                          "Clusters": w.VBox([which, clusters]), "Images": images})])
+                          "Clusters": w.VBox([which, clusters]), "Images": w.VBox([which, images])})])
 
 
 def _tabs(parts: dict[str, VBox]) -> Tab:

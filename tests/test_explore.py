@@ -31,6 +31,7 @@ from silk_nb.explore import (
     plot_experiments,
     plot_sampling,
     plot_spaces,
+    point_kinds,
     read_predictions,
     read_split,
     run_points,
@@ -47,6 +48,7 @@ from silk_nb.images import (
     plot_image_colours,
     plot_neighbours,
     plot_suspects,
+    short_name,
     show_images,
     suspects,
 )
@@ -146,6 +148,37 @@ def test_separate_clusters_are_pure_and_shuffled_labels_are_chance():
     assert abs(shuffled["silhouette"]).max() < 0.02
 
 
+@settings(max_examples=25, deadline=None)
+@given(clouds(12), st.integers(1, 4))
+def test_numbers_of_what_was_not_trained_on_are_those_of_a_loop(values, k):
+    labels = np.array(list("aab") * len(values))[:len(values)]
+    trained = np.arange(len(values)) % 2 == 0
+    table = cluster_numbers(values, labels, k=k, trained=trained)
+    apart = np.linalg.norm(values[:, None].astype("float32") - values.astype("float32"), axis=2)
+    apart[:, ~trained] = np.inf
+    near = apart.argsort(axis=1, kind="stable")[:, :k]
+    assert trained[near].all()
+    own = silhouettes(values[~trained], labels[~trained])
+    for name in "ab":
+        mine = (labels == name) & ~trained
+        assert table.loc[name, "images"] == mine.sum()
+        assert table.loc[name, "purity"] == pytest.approx((labels[near[mine]] == name).mean())
+        assert table.loc[name, "by chance"] == pytest.approx((labels[trained] == name).mean())
+        assert table.loc[name, "silhouette"] == pytest.approx(own[labels[~trained] == name].mean())
+
+
+def test_a_network_that_learned_its_training_images_by_heart_has_no_better_numbers():
+    rng = np.random.default_rng(0)
+    labels, trained = rng.choice(["a", "b"], 400), np.arange(400) < 200
+    values = rng.normal(size=(400, 2)) + 9 * ((labels == "b") & trained)[:, None]
+    assert cluster_numbers(values, labels)["purity"].mean() > 0.6
+    others = cluster_numbers(values, labels, trained=trained)
+    assert cluster_numbers(values, labels)["silhouette"].mean() > 0.2
+    assert others["silhouette"].abs().max() < 0.1 and others["images"].sum() == 200
+    with pytest.raises(ValueError, match="k must lie in 1..0 for 0 images"):
+        cluster_numbers(values, labels, trained=[False] * 400)
+
+
 def test_one_class_and_too_few_images_are_said():
     with pytest.raises(ValueError, match="1 class only"):
         cluster_numbers(np.eye(5), ["a"] * 5)
@@ -171,6 +204,25 @@ def test_a_study_a_run_and_a_folder_of_runs_are_opened(study, runs):
     assert one.iloc[0].tolist() == runs.iloc[1].tolist()
     beside = find_runs(Path(runs["folder"][0]).parents[1] / "LR")
     assert beside["experiment"].tolist() == ["LR"]
+
+
+def test_studies_below_a_folder_and_the_runs_of_a_part_of_one_are_listed(study, runs):
+    pd.testing.assert_frame_equal(find_runs(study.parent), runs)
+    for part, number in ((study / "runs", 4), (Path(runs["folder"][0]).parents[1], 2)):
+        assert set(find_runs(part)["folder"]) <= set(runs["folder"])
+        assert len(find_runs(part)) == number
+
+
+def test_runs_of_the_same_name_are_told_apart(study, runs, tmp_path):
+    shutil.copytree(study, tmp_path / "second")
+    shutil.copytree(runs["folder"][0], tmp_path / "one")
+    found = find_runs(tmp_path)
+    mine = found[found["variable"] == "technique"]["experiment"].tolist()
+    assert mine == ["C* (one)", "C* (second)", "LR"]
+    assert find_runs(tmp_path / "second")["experiment"].tolist() == runs["experiment"].tolist()
+    (tmp_path / "second" / "study.json").write_text("torn")
+    with pytest.warns(UserWarning, match="the study .*second is left out"):
+        assert len(find_runs(tmp_path)) == 1
 
 
 def test_folders_without_runs_are_said(tmp_path, copied):
@@ -231,8 +283,30 @@ def test_missing_and_torn_images_are_left_out_with_a_word(copied, tmp_path, seen
     assert fewer.table["image"].tolist() == seen.table["image"][2:].tolist()
     split.assign(image=str(folder / "gone") + split.index.astype(str)).to_csv(
         copied / "split.csv", index=False)
-    with pytest.raises(ValueError, match="not where they were .* put them back"):
+    with pytest.raises(ValueError, match="are not there .* put them back, or .* image_dir=FOLDER"):
         see_run(copied, quiet=True)
+
+
+def test_images_that_have_moved_are_found_in_their_new_folder(copied, tmp_path, seen):
+    split = read_split(copied)
+    for at, image in enumerate(split["image"]):  # some of them in a folder below
+        new = tmp_path / "new" / ("some" if at % 2 else "") / Path(image).name
+        new.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, new)
+        split.loc[at, "image"] = str(tmp_path / "old" / new.relative_to(tmp_path / "new"))
+    was = dict(zip(read_split(copied)["image"], split["image"], strict=True))
+    said = pd.read_csv(copied / "predictions.csv")
+    said.assign(image=said["image"].map(was)).to_csv(copied / "predictions.csv", index=False)
+    split.to_csv(copied / "split.csv", index=False)
+    again = see_run(copied, image_dir=tmp_path / "new", quiet=True)
+    assert again.table["score"].to_numpy() == pytest.approx(seen.table["score"], abs=1e-5)
+    assert len(contact_sheet(again.table, again.classes[0], most=3)[0].images) == 1
+    files = sorted((tmp_path / "new" / "some").iterdir())
+    contents = [file.read_bytes() for file in files]
+    for file, content in zip(files, contents[1:] + contents[:1], strict=True):
+        file.write_bytes(content)  # other images of the same names
+    with pytest.raises(ValueError, match="not its images"):
+        see_run(copied, image_dir=tmp_path / "new", quiet=True)
 
 
 # features of one's own
@@ -357,8 +431,48 @@ def test_every_colouring_draws_each_image_once_minority_on_top(seen):
     with pytest.raises(ValueError, match="for 180 images"):
         plot_clusters(points[:5], seen.table)
     titles = [ax.get_title() for ax in plot_spaces(seen, method="PCA")]
-    mean = cluster_numbers(seen.f_aux, seen.table["label"], groups=seen.table["group"]).mean()
+    mean = cluster_numbers(seen.f_aux, seen.table["label"], groups=seen.table["group"],
+                           trained=seen.trained).mean()
     assert f"purity {mean['purity']:.2f}" in titles[1] and "f_RN" in titles[0]
+
+
+def test_numbers_of_spaces_are_of_images_that_were_not_trained_on_and_say_so(seen):
+    others = (seen.table["split"] != "train").sum()
+    axes = plot_spaces(seen, method="PCA")
+    assert f"purity and silhouette of the {others} not trained on" in axes[0].figure.get_suptitle()
+    all_trained = seen._replace(table=seen.table.assign(split="train"))
+    axes = plot_spaces(all_trained, method="PCA")
+    assert "purity" not in axes[1].get_title() + axes[0].figure.get_suptitle()
+
+
+def test_training_images_are_neither_right_nor_wrong(seen):
+    table = seen.table
+    kinds = {name: rows for name, rows, *_ in point_kinds(table, "right", seen.classes)}
+    assert (kinds["training image"] == (table["split"] == "train")).all()
+    test = table[table["split"] != "train"]
+    legend = plot_spaces(seen, "right", method="PCA")[1].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [
+        f"training image ({(table['split'] == 'train').sum()})",
+        f"right ({test['right'].sum()})", f"wrong ({(~test['right']).sum()})"]
+    assert [name for name, *_ in point_kinds(test, "right", ())] == ["right", "wrong"]
+    assert [name for name, *_ in point_kinds(test.drop(columns="split"), "right", ())] == [
+        "right", "wrong"]
+
+
+def test_what_is_drawn_of_a_run_without_network_or_of_an_average_is_said(
+        runs, seen, silk_table, silk_cache, tmp_path):
+    plain = see_run(runs["folder"][1], cache=silk_cache, quiet=True)  # of LR
+    ax, = plot_spaces(plain, method="PCA")
+    assert ax.get_title().startswith("PCA of features (no network)\n") and ax.get_legend()
+    assert "f_aux" not in plot_neighbours(plain, 0, k=2)[0].get_title()
+    assert plot_spaces(seen, method="PCA")[1].get_title().startswith("PCA of f_aux\n")
+    config = RunConfig("technique", "C* / averaged-LR", backbone="shufflenet_v2_x0_5",
+                       weights="silk-textures", batch_size=None, max_epochs=1)
+    run_experiment(silk_table, tmp_path / "run", config, cache=silk_cache, quiet=True)
+    joined = see_run(tmp_path / "run", cache=silk_cache, quiet=True)
+    title = plot_spaces(joined, method="PCA")[1].get_title()
+    assert title.startswith("PCA of f_aux of 4 networks, joined\n")
+    assert joined.f_aux.shape[1] == 4 * 256
 
 
 def test_every_class_has_a_colour_of_its_own(seen):
@@ -417,6 +531,34 @@ def test_confusions_of_a_class_are_the_mistakes_behind_it(runs):
 
 
 # images
+
+def test_training_images_are_marked_wherever_images_are_shown(seen):
+    name = seen.classes[0]
+    rows = seen.table[seen.table["label"] == name]
+    axes = contact_sheet(seen.table, name, most=len(rows))
+    marked = ["(training)" in ax.get_title() for ax in axes]
+    assert marked == (rows["split"] == "train").tolist() and 0 < sum(marked) < len(rows)
+    assert f"{sum(marked)} of them trained on" in axes[0].figure.get_suptitle()
+    tested = contact_sheet(seen.table[seen.table["split"] == "test"], name)
+    assert "train" not in tested[0].figure.get_suptitle() + tested[0].get_title()
+    assert contact_sheet(seen.table[["image", "label"]], name, most=1)[0].get_title() == ""
+    at = int(np.flatnonzero(seen.table["split"] == "test")[0])
+    drawn = plot_neighbours(seen, at, k=4)
+    near = neighbours_of(seen, at, k=4)
+    assert ["(training)" in ax.get_title() for ax in drawn[:5]] == [
+        False, *(near["split"] == "train")]
+    found = suspects(seen, least=0.3)
+    assert ["(training)" in ax.get_title() for ax in plot_suspects(found)] == [
+        split == "train" for split in found["split"][:16]]
+
+
+def test_names_are_cut_in_the_middle_and_only_where_they_are_long(tmp_path):
+    assert short_name("twill.jpg") == "twill.jpg"
+    cut = short_name("0a6b8f1e-93d7-4c1f-b6b1-5d1c2e7f9a21.jpg")
+    assert cut == "0a6b…f9a21.jpg" and len(cut) == 14
+    ax, = show_images([tmp_path / "gone.jpg"])
+    assert ax.texts[0].get_text().startswith("gone.jpg\n")
+
 
 def test_missing_images_have_words_in_their_place(seen, tmp_path):
     (tmp_path / "torn.jpg").write_bytes(b"none")

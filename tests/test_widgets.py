@@ -98,7 +98,9 @@ def test_experiments_variables_and_classes_change_the_f1(runs):
         "animal_fibre", "metal_thread", "vegetal_fibre"}
     assert pictures(widget)[0] not in (before[0], f1)
     control(widget, "experiments").value = ()
-    assert "choose at least one experiment" in told(widget)
+    assert told(widget).count("choose at least one experiment") == 1
+    control(widget, "class").value = "animal_fibre"
+    assert told(widget).count("Nothing to show") == 1 and not pictures(widget)
 
 
 def scatter(widget):
@@ -125,6 +127,24 @@ def test_points_show_their_photograph_and_a_region_its_images(seen):
     assert "wrong" in told(widget) and "3 images: " not in told(widget)
     control(widget, "space").value = "f_RN"
     assert len(scatter(widget).points) == len(seen.table)
+
+
+def test_right_and_wrong_are_of_images_that_were_not_trained_on(seen):
+    colour, colours = widgets._point_colours(seen, "right")
+    trained = seen.table["split"] == "train"
+    assert (colour[trained] == "training image").all()
+    right = seen.table["right"].map({True: "right", False: "wrong"})
+    assert (colour[~trained].astype(str) == right[~trained]).all() and len(colours) == 3
+    widget = cluster_widget(seen)
+    assert f"The {(~trained).sum()} images not trained on" in told(widget)
+    for at, mark in ((trained.idxmax(), True), ((~trained).idxmax(), False)):
+        assert ("(training image)" in told(photograph(seen, int(at)))) == mark
+
+
+def test_a_run_without_network_has_its_features_alone(runs, silk_cache):
+    plain = see_run(runs["folder"][1], cache=silk_cache, quiet=True)  # of LR
+    widget = cluster_widget(plain)
+    assert control(widget, "space").options == (("features (no network)", "f_RN"),)
 
 
 def test_a_large_region_is_sampled_and_says_so(seen):
@@ -175,6 +195,7 @@ def test_class_and_image_change_what_is_seen_and_suspects_are_written_once(
         seen, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     widget = image_widget(seen)
+    assert seen.title in told(widget) and control(widget, "of").value == "not those of training"
     before = pictures(widget)
     control(widget, "image").index = 1
     after = pictures(widget)
@@ -183,6 +204,7 @@ def test_class_and_image_change_what_is_seen_and_suspects_are_written_once(
     assert pictures(widget)[0] != before[0]
     assert len(control(widget, "image").options) == (seen.table["label"] == seen.classes[-1]).sum()
     control(widget, "agree").value = 0.5
+    control(widget, "of").value = "all images"
     control(widget, "of").value = "not those of training"
     control(widget, "Write CSV").click()
     assert "written: suspects.csv" in told(widget)
@@ -198,6 +220,8 @@ def test_all_tabs_open_on_a_study_and_another_run_changes_them(runs, silk_cache)
     assert "C* on technique, seed 0: 180 images" in told(tab.children[2])
     control(widget, "run").index = 3
     assert "LR on material, seed 0" in told(tab.children[2]) and "Nothing to" not in told(widget)
+    assert "LR on material, seed 0" in told(tab.children[3])
+    assert control(tab.children[3], "run") is control(tab.children[2], "run")
 
 
 def test_features_are_kept_where_the_commands_keep_them(runs, tmp_path, monkeypatch):
