@@ -808,11 +808,12 @@ def _good_deal(counts: np.ndarray, rng: np.random.Generator, shuffles: int = 8) 
         for validation, test in itertools.permutations(range(5), 2):
             two = held[[validation, test]]
             badness = _judge(np.vstack([held.sum(axis=0) - two.sum(axis=0), two]))
-            deals.append((badness, np.select([hand == validation, hand == test], [1, 2], 0)))
-    empty, missing, deviation = min(badness for badness, _ in deals)
-    good = [split for badness, split in deals
+            deals.append((badness, hand, validation, test))
+    empty, missing, deviation = min(badness for badness, *_ in deals)
+    good = [deal for badness, *deal in deals
             if badness <= (empty, missing, max(1.5 * deviation, 0.02))]
-    return good[rng.integers(len(good))]
+    hand, validation, test = good[rng.integers(len(good))]
+    return np.select([hand == validation, hand == test], [1, 2], 0)
 
 # %% ../nbs/01_annotations.ipynb #a4490aba
 def _best_change(counts: np.ndarray, split: np.ndarray, changes: list[dict]) -> dict:

@@ -888,12 +888,12 @@ def _as_rows(table: pd.DataFrame, what: str, rows: object) -> Tensor:
             raise ValueError(f"the index of the {what} is neither that of the label table nor its "
                              f"column 'image': bring them into its order.")
         rows = rows.to_numpy()
-    if not isinstance(rows, Tensor):
-        try:
-            rows = np.array(rows, dtype=np.float32)  # a copy, which nobody else can change
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"the {what} must be rows of numbers: {error}.") from None
-    return torch.as_tensor(rows).float()
+    if isinstance(rows, Tensor):
+        return rows.detach().to("cpu", torch.float32, copy=True)
+    try:
+        return torch.from_numpy(np.array(rows, dtype=np.float32))  # a copy of one's own
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the {what} must be rows of numbers: {error}.") from None
 
 
 def given_features(

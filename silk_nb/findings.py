@@ -113,7 +113,7 @@ def _level_words(level: list[str]) -> str:
 
 def _against(row: Mapping, name: str) -> str:
     """By how much the recommended is ahead of `name`, of whose lead over it `row` tells."""
-    ahead, low, high = (f"{-row[key]:+.1f}".replace("-", "−").replace("+0.0", "0.0")
+    ahead, low, high = (f"{round(-row[key], 1) or 0:+.1f}".replace("-", "−").replace("+0.0", "0.0")
                         for key in ("difference", "high", "low"))
     told = f"{ahead} points of mean F1 against {name} (95 % interval {low} to {high})"
     if not row["real"]:
@@ -131,18 +131,27 @@ def _recommendation(found: Findings, variable: str, baseline: str) -> str:
     rivals = [name for name in dict.fromkeys((baseline, *ranks.index[1:2]))
               if name != best and name in ranks.index]
     parts = [] if baseline in ranks.index else [f"{baseline} has no finished run there yet"]
-    if rivals:
-        said = found.predictions[found.predictions["variable"] == variable]
-        rows = paired_differences(said, best, found.classes, found.minority, metrics=["mean_f1"],
-                                  quiet=True).set_index("experiment")  # Holm's correction for all
-        for rival in rivals:
-            next_best = " (next best by validation)" if rival == ranks.index[1] else ""
-            parts.append(_against(rows.loc[rival], rival + next_best))
+    rows = _beside_best(found, variable, best)
+    for rival in rivals:
+        next_best = " (next best by validation)" if rival == ranks.index[1] else ""
+        parts.append(_against(rows.loc[rival], rival + next_best) if rival in rows.index
+                     else f"{rival} has no seed in common with it yet")
+    rows = rows[rows.index.isin(rivals)]
     told += f" On the test set: {'; '.join(parts)}." if parts else ""
-    if rivals and any(rows.loc[rival, "low"] > 0 for rival in rivals):
+    if (rows["real"] & (rows["difference"] > 0)).any():
         told += " The test set does not bear the choice out: more seeds or images would tell."
-    unsure = level or "not certain" in told
+    unsure = level or not rows["real"].all()
     return told + " Of two that cannot be told apart, take the simpler." * bool(unsure)
+
+
+def _beside_best(found: Findings, variable: str, best: str) -> pd.DataFrame:
+    """Lead in mean F1 of the others over the best by validation; Holm's correction for them all."""
+    said = found.predictions[found.predictions["variable"] == variable]
+    seeds = said["seed"][said["experiment"] == best].unique()
+    paired = said["experiment"][said["seed"].isin(seeds)].unique()
+    return paired_differences(
+        said[said["experiment"].isin(paired)], best, found.classes, found.minority,
+        metrics=["mean_f1"], quiet=True).set_index("experiment")
 
 
 def recommendations(

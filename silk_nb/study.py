@@ -500,13 +500,14 @@ def run_study(
                 check_splits(check_once(table, cache, quiet=quiet)[0], todo, config)
                 prepared = prepare(table, config, list(dict.fromkeys(runs["variable"])),
                                    cache=cache, device=device, quiet=quiet)
-            if begun:
+            if known := (folder / "rejected.csv").exists():
                 _refuse_lost_images(folder, prepared.rejected)
             check_runs(prepared, todo, config)
             if not begun:  # what cannot be has been refused by now
                 write_json(folder / "study.json", header)
+            if not known:  # new, or killed before it came to this
                 write_table(prepared.rejected, folder / "rejected.csv")
-            elif header["study"] != (held := read_study(folder))["study"]:  # something was added
+            if begun and header["study"] != (held := read_study(folder))["study"]:  # something was added
                 write_json(folder / "study.json", held | {k: header[k] for k in ("study", "data")})
             _do_runs(folder, todo, plan, prepared, executor, worker_wait, device, quiet)
         results = collect_study(folder)

@@ -14,7 +14,7 @@ import pickle
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -110,10 +110,11 @@ def apply_network(
     network.eval()
     chunks = torch.arange(len(data)).split(batch_size)
     outputs = []
-    for _, batch in tqdm(data.batches(chunks, device=device), total=len(chunks), desc="applying",
-                         unit="batch", disable=quiet):
-        out = network(batch.inputs)
-        outputs.append((out.logits.float().softmax(1).cpu(), out.f_aux.float().cpu()))
+    with closing(data.batches(chunks, device=device)) as stream:
+        for _, batch in tqdm(stream, total=len(chunks), desc="applying", unit="batch",
+                             disable=quiet):
+            out = network(batch.inputs)
+            outputs.append((out.logits.float().softmax(1).cpu(), out.f_aux.float().cpu()))
     scores, f_aux = zip(*outputs, strict=True)
     return torch.cat(scores), torch.cat(f_aux)
 

@@ -66,7 +66,8 @@ def test_the_input_side_is_measured(tmp_path):
 
 def test_losses_colours_samplers_and_rows_are_measured(tmp_path):
     row, = measured("losses", tmp_path / "losses.json", "--size", 64)["losses"]
-    assert row["N"] == 64 and row["library ÷ silk_nb"] == row["library ms"] / row["silk_nb ms"]
+    assert row["N"] == 64
+    assert row["library ÷ silk_nb"] == pytest.approx(row["library ms"] / row["silk_nb ms"])
     assert all(row[f"{name} MiB"] >= 0 for name in ("silk_nb", "library", "dense"))
     rows = measured("colour", tmp_path / "colour.json", "--images", 2, "--rounds", 1)
     assert rows["colour_descriptors"][0]["times as fast as the loop"] == 1

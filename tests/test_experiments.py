@@ -72,7 +72,8 @@ def test_table_3():
         "C + co": ("balanced", 1, 0, 1), "C + co + sem": ("balanced", 1, 0.5, 0.5)}
     assert {e.lambda_c for e in EXPERIMENTS.values()} == {1}
     assert find_experiment("C*+co +sem").name == "C* + co + sem"
-    with pytest.raises(ValueError, match=r'no experiment .C \+ seem.; .*Table 3: "C\*", "C", "C\*'):
+    with pytest.raises(ValueError, match=r'no experiment .C \+ seem., did you mean .C \+ sem.\? .*'
+                                         r'Table 3: "C\*", "C", "C\*'):
         find_experiment("C + seem")
 
 
@@ -280,8 +281,8 @@ def test_an_image_that_changes_is_checked_again(silk_table, tmp_path):
 
 def test_eq_5_is_refused_before_the_folder_is_made(silk_table, silk_cache, tmp_path):
     for sampling in ("C", "C + sem"):
-        with pytest.raises(ValueError, match=r"Eq\. 5.*the rarest class, '\w+', has \d+ images.*"
-                                             r"batch_size=\d+ or less"):
+        with pytest.raises(ValueError, match=r"Eq\. 5.*the rarest class, '\w+', has \d+ "
+                                             r"training images.*batch_size=\d+ or less"):
             run_experiment(silk_table, tmp_path / "x",
                            replace(CONFIG, batch_size=100, experiment=sampling, min_count=0,
                                    rare="keep"), cache=silk_cache, quiet=True)

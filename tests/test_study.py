@@ -35,6 +35,7 @@ from silk_nb.study import (
     collect_predictions,
     collect_study,
     plan_study,
+    read_rejected,
     read_study,
     run_study,
 )
@@ -487,6 +488,16 @@ def test_a_choice_that_the_test_set_does_not_bear_out_says_so():
     assert "behind" not in ahead and "bear" not in ahead and "not certain" not in ahead
 
 
+def test_a_recommendation_of_an_unfinished_study_leaves_out_what_has_no_seed_in_common():
+    found = judged({"C*": 0.5, "C": 0.7, "LA": 0.6}, {"C*": 9, "C": 0, "LA": 8})
+    kept = {"C*": (0, 1), "C": (0,), "LA": (1, 2)}
+    results, said = (table[[seed in kept[name] for name, seed in zip(
+        table["experiment"], table["seed"], strict=True)]]
+        for table in (found.results, found.predictions))
+    told, = recommendations(replace(found, results=results, predictions=said))
+    assert "LA has no seed in common with it yet" in told and "against C* (95 %" in told
+
+
 def test_the_page_shows_the_scores_that_the_choice_rests_on(whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "s")
     page = write_findings(tmp_path / "s", quiet=True).read_text()
@@ -504,6 +515,11 @@ def test_an_image_that_was_lost_meanwhile_is_named(whole, tmp_path, monkeypatch)
     monkeypatch.setattr(module._Plan, "header", given_header(module._Plan.header))
     with pytest.raises(FileExistsError, match="begun with 1 images more, the first is .*007.jpg"):
         run_study(TABLE, tmp_path / "s", WHAT[0], [*WHAT[1], "LR"], 2, config=CONFIG, quiet=True)
+    (tmp_path / "s" / "rejected.csv").unlink()  # killed before it came to be written
+    found = run_study(TABLE, tmp_path / "s", WHAT[0], [*WHAT[1], "LR"], 2, config=CONFIG,
+                      quiet=True)
+    assert len(found) == 12
+    assert read_rejected(tmp_path / "s")["image"].tolist() == lost["image"].tolist()
 
 
 def given_header(plain):
