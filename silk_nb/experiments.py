@@ -877,7 +877,7 @@ def prepare(
                       frozen=config.trainable == "none", cache=cache, device=device, quiet=quiet)
     return Prepared(good, rejected, seen)
 
-
+# %% ../nbs/18_experiments.ipynb #727ca3c1
 def _as_rows(table: pd.DataFrame, what: str, rows: object) -> Tensor:
     """Numbers that were handed in as a tensor of their own. `ValueError` for anything else."""
     if isinstance(rows, pd.DataFrame):

@@ -277,7 +277,7 @@ def refuse_other_features(
         raise FileExistsError(f"{folder} was begun with other images, colours or weights, or "
                               "rows in another order: put them back, or name a new folder.")
 
-
+# %% ../nbs/20_study.ipynb #6d6085aa
 def _refuse_lost_images(
     folder: Path,
     rejected: pd.DataFrame,  # image and reason

@@ -417,7 +417,7 @@ def test_eq_5_for_table_1(variable, largest):
 def test_too_large_a_batch_names_class_count_size_and_way_on(independent):
     with pytest.raises(ValueError) as error:
         ClassBalancedBatchSampler(training_labels("time"), 256, independent=independent)
-    for part in ("batch_size 256", "Eq. 5", "'13th c.'", "26 images", "7 classes", "182",
+    for part in ("batch_size 256", "Eq. 5", "'13th c.'", "26 training images", "7 classes", "182",
                  "allow_imbalanced=True"):
         assert part in str(error.value)
     ClassBalancedBatchSampler(training_labels("time"), 256, allow_imbalanced=True,
