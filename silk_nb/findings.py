@@ -120,7 +120,7 @@ def _against(row: Mapping, name: str) -> str:
         return told + ", which is not certain at this size"
     return told + ", and so behind it beyond chance" * int(row["difference"] > 0)
 
-
+# %% ../nbs/21_findings.ipynb #83dc73a4
 def _recommendation(found: Findings, variable: str, baseline: str) -> str:
     """What is recommended for one variable, and what the test set says of it."""
     ranks = recommend(found.results).xs(variable, level="variable")
