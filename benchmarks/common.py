@@ -7,7 +7,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -42,25 +42,31 @@ def compare(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, flo
 
 
 @contextmanager
-def peak_growth() -> Iterator[list[float]]:
-    """One number that is, at the end, by how many MiB this process grew at most meanwhile.
+def peak_of(look: Callable[[], np.ndarray], every: float) -> Iterator[np.ndarray]:
+    """What is, at the end, the peaks of the numbers that `look` gave every so many seconds.
 
-    It is watched from a thread: not every system keeps the peak itself.
+    They are watched from a thread: not every system keeps the peak of a process itself.
     """
-    peak, over, own = [0.0], threading.Event(), psutil.Process()
-    before = own.memory_info().rss
+    peak, over = np.zeros_like(look()), threading.Event()
 
-    def look() -> None:
-        while not over.wait(0.001):
-            peak[0] = max(peak[0], (own.memory_info().rss - before) / 2**20)
+    def watch() -> None:
+        while not over.wait(every):
+            np.maximum(peak, look(), out=peak)
 
-    watcher = threading.Thread(target=look, daemon=True)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
         yield peak
     finally:
         over.set()
         watcher.join()
+
+
+def peak_growth() -> AbstractContextManager[np.ndarray]:
+    """One number that is, at the end, by how many MiB this process grew at most meanwhile."""
+    own = psutil.Process()
+    before = own.memory_info().rss
+    return peak_of(lambda: np.array([(own.memory_info().rss - before) / 2**20]), 0.001)
 
 
 def made_up_images(folder: Path, count: int, size: int) -> list[Path]:

@@ -82,7 +82,7 @@ def own_memory(name: str, size: int) -> float:
     given = batch(size)
     with peak_growth() as peak:
         seconds(FORMS[name], *given)
-    return peak[0]
+    return float(peak[0])
 
 
 def row(size: int) -> dict[str, float]:

@@ -18,12 +18,11 @@ import argparse
 import json
 import os
 import resource
-import threading
 import time
 import warnings
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,6 +32,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
+from common import peak_of
 
 from silk_nb import experiments, losses, study, training
 from silk_nb.annotations import read_annotations
@@ -157,23 +157,10 @@ def _memory(process: psutil.Process) -> np.ndarray:
     return np.array([found.rss, getattr(found, "pss", found.rss)]) / 2**30
 
 
-@contextmanager
-def peak_memory():
+def peak_memory() -> AbstractContextManager[np.ndarray]:
     """Two numbers that are, at the end, the peaks of `_memory`, summed over child processes."""
-    peak, over, own = np.zeros(2), threading.Event(), psutil.Process()
-
-    def look() -> None:
-        while not over.wait(0.5):
-            now = sum(map(_memory, (own, *own.children(recursive=True))))
-            np.maximum(peak, now, out=peak)
-
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        over.set()
-        watcher.join()
+    own = psutil.Process()
+    return peak_of(lambda: sum(map(_memory, (own, *own.children(recursive=True)))), 0.5)
 
 
 def processor_seconds() -> float:

@@ -13,6 +13,8 @@ SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "paper_scale.py"
 
 
 def script():
+    if str(SCRIPT.parent) not in sys.path:  # where it finds what the scripts share
+        sys.path.append(str(SCRIPT.parent))
     spec = importlib.util.spec_from_file_location("paper_scale", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
