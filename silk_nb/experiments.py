@@ -866,10 +866,13 @@ def prepare(
     backbone: Backbone | None = None,  # the one `config` names, if it is at hand already
     cache: str | Path | None = None,
     device: str | None = None,
+    check: Callable[[pd.DataFrame], None] | None = None,  # may refuse the rows of images that can be read
     quiet: bool = False,
 ) -> Prepared:
     """Check the images and extract features once, for `run_experiment(..., prepared=)`."""
     good, rejected = check_once(table, cache, quiet=quiet)
+    if check is not None:
+        check(good)
     known = [name for name in good.columns if name not in ("image", "group")]
     labelled = good[variables or known].notna().any(axis=1)
     device = find_device(device)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLOUR_BY', 'find_runs', 'read_split', 'variable_counts', 'say_instead', 'plot_distributions', 'sampling_table',
-           'plot_sampling', 'RunImages', 'MissingImagesWarning', 'see_run', 'nearest', 'silhouettes', 'cluster_numbers',
-           'embed', 'run_points', 'class_colours', 'point_kinds', 'plot_clusters', 'plot_spaces', 'plot_experiments',
-           'read_predictions', 'mistakes', 'class_confusions', 'plot_class_confusions']
+           'plot_sampling', 'RunImages', 'MissingImagesWarning', 'see_run', 'most_neighbours', 'nearest', 'silhouettes',
+           'cluster_numbers', 'embed', 'run_points', 'class_colours', 'point_kinds', 'plot_clusters', 'plot_spaces',
+           'plot_experiments', 'read_predictions', 'mistakes', 'class_confusions', 'plot_class_confusions']
 
 # %% ../nbs/24_explore.ipynb #11c3e217
 import hashlib
@@ -358,6 +358,16 @@ def see_run(
                      _networks(trained.head))
 
 # %% ../nbs/24_explore.ipynb #a69f4935
+def most_neighbours(
+    groups: ArrayLike,  # N objects
+    among: ArrayLike | None = None,  # N bool: what may be a neighbour; None: all
+) -> int:
+    """How many neighbours every image has at least: those that are of other objects."""
+    objects = pd.Series(np.asarray(groups))
+    objects = objects if among is None else objects[np.asarray(among, dtype=bool)]
+    return len(objects) - int(objects.value_counts().max()) if len(objects) else 0
+
+
 def nearest(
     values: ArrayLike,  # N×D
     k: int = 10,
@@ -371,7 +381,7 @@ def nearest(
     points = torch.from_numpy(np.asarray(values, dtype=np.float32))
     own = torch.from_numpy(np.arange(len(points)) if groups is None else pd.factorize(np.asarray(groups))[0])
     may = torch.ones(len(points), dtype=torch.bool) if among is None else torch.tensor(np.asarray(among))
-    others = int(may.sum()) - int(torch.bincount(own[may]).max()) if may.any() else 0
+    others = most_neighbours(own, may)
     if not 1 <= k <= others:
         raise ValueError(f"k must lie in 1..{others} for {int(may.sum())} images of "
                          f"{own[may].unique().numel()} objects, not {k!r}.")
@@ -430,8 +440,7 @@ def cluster_numbers(
     asked = known if trained is None else ~known
     own, mine = silhouettes(values[asked], names[asked]), names[asked]
     objects = np.arange(len(names)) if groups is None else np.asarray(groups)
-    largest = pd.Series(objects[known]).value_counts().max() if known.any() else 0
-    near = nearest(values, min(k, int(known.sum() - largest)), groups=objects,
+    near = nearest(values, min(k, most_neighbours(objects, known)), groups=objects,
                    rows=np.flatnonzero(asked), among=known)[0]
     each = pd.DataFrame({"class": mine, "purity": (names[near] == mine[:, None]).mean(axis=1),
                          "silhouette": own})

@@ -586,9 +586,14 @@ class _Batches:
         numbers: Iterator[int] | None = None,  # of the batches in their epoch; None: from 0 on
         device: str | torch.device = "cpu",  # where the batches are wanted
     ) -> Iterator[tuple[Sequence[int] | Tensor, Batch]]:
-        """Indices and content of every batch."""
+        """Indices and content of every batch, where files are read while the one before is in use."""
+        return self._stream(chosen, epoch, numbers, torch.device(device))
+
+    def _stream(self, chosen: Iterable, epoch: int | None, numbers: Iterator[int] | None,
+                place: torch.device) -> Iterator[tuple[Sequence[int] | Tensor, Batch]]:
+        """As `batches`; data that take time to read have their own way."""
         for indices in chosen:
-            yield indices, self.batch(indices).to(device)
+            yield indices, self.batch(indices).to(place)
 
 
 def _labels(labels: ArrayLike | Tensor, length: int) -> Tensor:
@@ -679,21 +684,15 @@ class ImageData(_Batches):
         chosen = [self.paths[i] for i in as_indices(indices).tolist()]
         return load_pixels(chosen, self.size, workers=self.workers)
 
-    def batches(
-        self,
-        chosen: Iterable[Sequence[int] | Tensor],  # the images of each batch, as a sampler gives them
-        epoch: int | None = None,  # of the training that they are for; None: not for training
-        *,
-        numbers: Iterator[int] | None = None,  # of the batches in their epoch; None: from 0 on
-        device: str | torch.device = "cpu",  # where the batches are wanted
-    ) -> Iterator[tuple[Sequence[int] | Tensor, Batch]]:
-        """Indices and content of every batch, decoded while the one before is in use."""
+    def _stream(self, chosen: Iterable, epoch: int | None, numbers: Iterator[int] | None,
+                place: torch.device) -> Iterator[tuple[Sequence[int] | Tensor, Batch]]:
+        """Every batch is decoded while the one before is in use."""
         def made(indices: Sequence[int] | Tensor) -> tuple[Sequence[int] | Tensor, Batch]:
             return indices, self.batch(indices)
 
         with closing(ahead(made, chosen, workers=1)) as decoded:
             for indices, batch in decoded:
-                yield indices, batch.to(device)
+                yield indices, batch.to(place)
 
     def batch(
         self,

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from .annotations import UnreadableImageError, open_image, write_table
 from .colour import colour_descriptor, plot_colour_descriptor
-from .explore import RunImages, nearest, say_instead
+from .explore import RunImages, most_neighbours, nearest, say_instead
 from .features import load_pixels
 from .imbalance import class_counts
 
@@ -138,11 +138,6 @@ def neighbours_of(
     return seen.table.iloc[near[0]].assign(distance=far[0])
 
 # %% ../nbs/25_images.ipynb #ff68178f
-def _others(table: pd.DataFrame) -> int:
-    """Images that every image has for neighbours: those of the other objects, at least."""
-    return len(table) - int(table["group"].value_counts().max())
-
-
 def plot_neighbours(
     seen: RunImages,  # from `see_run`
     position: int,  # row of the image in `seen.table`
@@ -152,7 +147,7 @@ def plot_neighbours(
     """An image and its neighbours in f_aux and, where colours are known, by colour. Raises as
     `neighbours_of` does."""
     own = seen.table.iloc[position] if 0 <= position < len(seen.table) else None
-    k = min(k, _others(seen.table)) or 1
+    k = min(k, most_neighbours(seen.table["group"])) or 1
     images, captions, known = [], [], seen.colours is not None
     space = "f_aux" if seen.networks else "features"
     for by, name in (("f_aux", space), ("colour", "colour"))[:1 + known]:
@@ -202,7 +197,7 @@ def suspects(
     table = seen.table
     if table["label"].nunique() < 2:
         raise ValueError(f"{seen.folder} has one class only: no neighbour can disagree.")
-    near = nearest(seen.f_aux, min(k, _others(table)), groups=table["group"])[0]
+    near = nearest(seen.f_aux, min(k, most_neighbours(table["group"])), groups=table["group"])[0]
     codes, names = pd.factorize(table["label"])
     votes = np.stack([(codes[near] == code).mean(axis=1) for code in range(len(names))], axis=1)
     mine = np.arange(len(table)), codes

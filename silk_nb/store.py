@@ -374,16 +374,9 @@ class StoredData(ImageData):
         """The chosen squares, as they are in the store."""
         return self.store.pixels(indices)
 
-    def batches(
-        self,
-        chosen: Iterable[Sequence[int] | Tensor],  # the images of each batch, as a sampler gives them
-        epoch: int | None = None,  # of the training that they are for; None: not for training
-        *,
-        numbers: Iterator[int] | None = None,  # of the batches in their epoch; None: from 0 on
-        device: str | torch.device = "cpu",  # where the batches are wanted
-    ) -> Iterator[tuple[Sequence[int] | Tensor, Batch]]:
-        """Indices and content of every batch, prepared before it is wanted."""
-        place = torch.device(device)
+    def _stream(self, chosen: Iterable, epoch: int | None, numbers: Iterator[int] | None,
+                place: torch.device) -> Iterator[tuple[Sequence[int] | Tensor, Batch]]:
+        """Every batch is prepared before it is wanted."""
         prepare = partial(_prepare, self, epoch, place)
         jobs = zip(chosen, count() if numbers is None else numbers)  # noqa: B905, endless
         with closing(ahead(prepare, jobs, workers=self.workers)) as prepared:

@@ -18,6 +18,7 @@ from concurrent.futures import (FIRST_COMPLETED, BrokenExecutor, CancelledError,
                                 wait)
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -30,8 +31,8 @@ from .annotations import (atomic_write, choose_variable, is_leftover, split_anno
                                  write_table)
 from .comparators import check_oversampling
 from .evaluation import METRIC_NAMES
-from .experiments import (Prepared, RunConfig, Seen, build_untrained, check_once,
-                                 data_fingerprint, in_path, prepare, read_json, read_scores, run_experiment,
+from .experiments import (Prepared, RunConfig, Seen, build_untrained, data_fingerprint,
+                                 in_path, prepare, read_json, read_scores, run_experiment,
                                  versions, write_json)
 from .recipes import expand_names, find_experiment
 
@@ -496,10 +497,9 @@ def run_study(
             _store_seen(folder / "features.safetensors", prepared.seen)  # refuses others
         todo = [run for run in runs.to_dict("records") if not begun or _row(folder, run) is None]
         if todo:
-            if prepared is None:
-                check_splits(check_once(table, cache, quiet=quiet)[0], todo, config)
-                prepared = prepare(table, config, list(dict.fromkeys(runs["variable"])),
-                                   cache=cache, device=device, quiet=quiet)
+            prepared = prepared or prepare(
+                table, config, list(dict.fromkeys(runs["variable"])), cache=cache, device=device,
+                check=partial(check_splits, todo=todo, config=config), quiet=quiet)
             if known := (folder / "rejected.csv").exists():
                 _refuse_lost_images(folder, prepared.rejected)
             check_runs(prepared, todo, config)

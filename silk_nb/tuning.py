@@ -31,8 +31,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from tqdm.auto import tqdm
 
 from .annotations import atomic_write, choose_variable, write_table
-from .experiments import (Prepared, RunConfig, check_once, data_fingerprint, find_device,
-                                 prepare, read_json, validate_experiment, versions, write_json)
+from .experiments import (Prepared, RunConfig, data_fingerprint, find_device, prepare,
+                                 read_json, validate_experiment, versions, write_json)
 from .model import Backbone, SilkHead
 from .recipes import find_experiment
 from .study import (UnfinishedStudyError, check_libraries, check_runs, check_splits, hold_folder,
@@ -653,12 +653,13 @@ def tune(
         warnings.simplefilter("ignore", check_optuna().exceptions.ExperimentalWarning)
         refuse_other(folder, header, "tuning")
         sizes = space["batch_size"].ends() if "batch_size" in space else [start.batch_size]
-        if prepared is None:
-            good = check_once(table, cache, quiet=quiet)[0]
+
+        def check(good: pd.DataFrame) -> None:
             for size in sizes:
                 check_splits(good, [asdict(start)], replace(start, batch_size=size))
-            prepared = prepare(table, start, [start.variable], backbone=backbone, cache=cache,
-                               device=device, quiet=quiet)
+
+        prepared = prepared or prepare(table, start, [start.variable], backbone=backbone,
+                                       cache=cache, device=device, check=check, quiet=quiet)
         for size in sizes:
             check_runs(prepared, [asdict(start)], replace(start, batch_size=size))
         _begin(folder, header, prepared)

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 
+import silk_nb.experiments as experiments
 import silk_nb.study as module
 from silk_nb.comparators import FewNeighboursWarning
 from silk_nb.experiments import RunConfig, given_features, read_scores
@@ -245,8 +246,9 @@ def test_what_cannot_be_is_refused_before_the_folder_is_made(tmp_path):
 
 
 def test_batches_that_cannot_be_are_refused_before_features_are_extracted(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "check_once", lambda table, cache, quiet: (table, None))
-    monkeypatch.setattr(module, "prepare", lambda *_, **__: pytest.fail("features are extracted"))
+    monkeypatch.setattr(experiments, "check_once", lambda table, cache, quiet: (table, None))
+    monkeypatch.setattr(experiments, "see_images",
+                        lambda *_, **__: pytest.fail("features are extracted"))
     with pytest.raises(ValueError, match=r"Eq\. 5.* training images"):
         run_study(TABLE, tmp_path / "s", *WHAT, config=replace(CONFIG, batch_size=140), quiet=True)
     assert not (tmp_path / "s").exists()
@@ -509,7 +511,6 @@ def test_the_page_shows_the_scores_that_the_choice_rests_on(whole, tmp_path):
 def test_an_image_that_was_lost_meanwhile_is_named(whole, tmp_path, monkeypatch):
     shutil.copytree(whole[0], tmp_path / "s")
     lost = pd.DataFrame({"image": [TABLE["image"][7]], "reason": ["no such file"]})
-    monkeypatch.setattr(module, "check_once", lambda table, cache, quiet: (table, lost))
     monkeypatch.setattr(module, "prepare", lambda *_, **__: PREPARED._replace(
         rejected=lost, seen=PREPARED.seen))
     monkeypatch.setattr(module._Plan, "header", given_header(module._Plan.header))
