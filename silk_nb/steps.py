@@ -7,7 +7,7 @@ __all__ = ['Place', 'Alone', 'share_of', 'random_state', 'set_random_state', 'St
 
 # %% ../nbs/11_steps.ipynb #8d2258ce
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Protocol
 
@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .features import PRECISIONS, FeatureData, ImageData
+from .features import PRECISIONS, FeatureData, ImageData, to_device
 from .losses import TotalLoss
 from .model import SilkOutput
 
@@ -165,14 +165,14 @@ class Step:
     def _forward(self, inputs: Tensor) -> SilkOutput:
         """Outputs in full precision."""
         with self.place.autocast():
-            out = self.network(inputs.to(self.place.device, non_blocking=True))
+            out = self.network(to_device(inputs, self.place.device))
         return SilkOutput(out.logits.float(), out.f_aux.float())
 
     def _judge(self, out: SilkOutput, data: FeatureData | ImageData, indices: Tensor
                ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the whole batch and its parts."""
         at = indices.cpu()
-        labels, colours = (None if part is None else part[at].to(self.place.device)
+        labels, colours = (None if part is None else to_device(part[at], self.place.device)
                            for part in (data.labels, data.descriptors))
         return self.loss(out.logits, out.f_aux, labels, colours)
 
@@ -194,20 +194,18 @@ class Step:
         data: FeatureData | ImageData,
         indices: Tensor,  # of a batch
         inputs: Sequence[Tensor],  # of this process's pieces, from `batches`
-        check: Callable[[Tensor, dict], None] = lambda total, parts: None,  # may raise
     ) -> tuple[Tensor, dict[str, Tensor]]:  # the loss and its parts
         """Add the gradients of the batch to those of the network's and the loss's parameters."""
         if len(inputs) > 1:
-            return _train_pieces(self, data, indices, inputs, check)
+            return _train_pieces(self, data, indices, inputs)
         out = _whole(self.place, self._forward(inputs[0]), len(indices))
         total, parts = self._judge(out, data, indices)
-        check(total, parts)
         total.backward()
         return total.detach(), parts
 
 # %% ../nbs/11_steps.ipynb #39169247
 def _train_pieces(step: Step, data: FeatureData | ImageData, indices: Tensor,
-                  inputs: Sequence[Tensor], check: Callable) -> tuple[Tensor, dict[str, Tensor]]:
+                  inputs: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """See `Step.train`."""
     _refuse_running_norm(step.network)
     states, parts, place = [], [], step.place
@@ -217,7 +215,6 @@ def _train_pieces(step: Step, data: FeatureData | ImageData, indices: Tensor,
             parts.append(step._forward(piece))
     mine = SilkOutput(*(torch.cat(part).requires_grad_() for part in zip(*parts, strict=True)))
     total, told = step._judge(_whole(place, mine, len(indices)), data, indices)
-    check(total, told)
     total.backward()
     sizes = [len(piece) for piece in inputs]
     slopes = [(torch.zeros_like(part) if part.grad is None else part.grad).split(sizes)

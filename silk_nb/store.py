@@ -36,7 +36,7 @@ from tqdm.auto import tqdm
 # %% ../nbs/10_store.ipynb #97fcd300
 from .annotations import atomic_write, is_leftover
 from .features import (Batch, CacheWarning, ImageData, ahead, as_indices, cache_folder,
-                              decode_image, image_keys, normalise)
+                              decode_image, image_keys, normalise, to_device)
 
 # %% ../nbs/10_store.ipynb #a5d343b7
 _SHARD_BYTES = 2**26  # of pixels, the most that a kill can cost
@@ -382,7 +382,7 @@ class StoredData(ImageData):
         with closing(ahead(prepare, jobs, workers=self.workers)) as prepared:
             for indices, at, inputs in prepared:
                 if place.type != "cpu":
-                    inputs = normalise(inputs.to(place, non_blocking=True), self.mean, self.std)
+                    inputs = normalise(to_device(inputs, place), self.mean, self.std)
                 colours = None if self.descriptors is None else self.descriptors[at]
                 yield indices, Batch(inputs, self.labels[at], colours).to(place)
 

@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,13 +82,43 @@ class CollapseWarning(UserWarning):
     """All images have nearly the same f_aux."""
 
 
-def _check_loss(total: Tensor, parts: dict[str, Tensor], epoch: int, batch: int) -> None:
-    """Stop on a loss that is not finite, and say which part it was."""
-    if not torch.isfinite(total):
-        told = ", ".join(f"{name} {part.item():g}" for name, part in parts.items())
-        raise NonFiniteLossError(
-            f"the loss is {total.item():g} in epoch {epoch}, batch {batch} ({told}): "
-            "try a smaller learning rate, and check the input for values that are not finite.")
+_TOGETHER = 16  # batches whose losses are fetched from a graphics card at a time
+
+
+class _Losses:
+    """The loss and its parts in the batches of an epoch. Stops on one that is not finite."""
+
+    def __init__(self, epoch: int, device: torch.device) -> None:
+        self.epoch, self.names = epoch, ("loss",)
+        self.sizes, self.rows, self.waiting = [], [], []
+        self.together = 1 if device.type == "cpu" else _TOGETHER
+
+    def add(self, size: int, total: Tensor, parts: dict[str, Tensor]) -> None:
+        """Take those of a batch of `size` images."""
+        self.names = "loss", *parts
+        self.sizes.append(size)
+        self.waiting.append(torch.stack([total.detach(), *parts.values()]))
+        if len(self.waiting) == self.together:
+            self.fetch()
+
+    def fetch(self) -> None:
+        """Wait for the device."""
+        for row in torch.stack(self.waiting).tolist() if self.waiting else ():
+            self.rows.append(row)
+            if not math.isfinite(row[0]):
+                told = ", ".join(map("{} {:g}".format, self.names[1:], row[1:]))
+                raise NonFiniteLossError(
+                    f"the loss is {row[0]:g} in epoch {self.epoch}, batch {len(self.rows)} "
+                    f"({told}): try a smaller learning rate, and check the input for values that "
+                    "are not finite.")
+        self.waiting.clear()
+
+    def means(self, prefix: str) -> dict[str, float]:
+        """Means over the images."""
+        self.fetch()
+        return {prefix + name: sum(n * value for n, value in zip(self.sizes, column, strict=True))
+                / sum(self.sizes) for name, column in zip(self.names, zip(*self.rows, strict=True),
+                                                          strict=True)}
 
 # %% ../nbs/12_training.ipynb #dc46c5ba
 def _mixed_order(size: int) -> Tensor:
@@ -187,41 +216,31 @@ class CrossFit:
         self.lowest, self.scores = list(state["lowest"]), state["scores"]
 
 # %% ../nbs/12_training.ipynb #14006184
-def _mean(rows: list[tuple[int, dict[str, float]]], prefix: str) -> dict[str, float]:
-    """Means of the parts, weighted by batch size."""
-    size = sum(n for n, _ in rows)
-    return {prefix + name: sum(n * row[name] for n, row in rows) / size for name in rows[0][1]}
-
-
 def _train_epoch(step, data, sampler, optimiser, epoch) -> dict[str, float]:
     """One pass of the sampler; mean loss and parts."""
     step.network.train()
-    rows = []
-    for number, (indices, inputs) in enumerate(batches(step, data, sampler, epoch), 1):
+    losses = _Losses(epoch, step.place.device)
+    for indices, inputs in batches(step, data, sampler, epoch):
         optimiser.zero_grad(set_to_none=True)
-        total, parts = step.train(data, indices, inputs, check=partial(
-            _check_loss, epoch=epoch, batch=number))
+        losses.add(len(indices), *step.train(data, indices, inputs))
         optimiser.step()
-        rows.append((len(indices), {"loss": total.item(), **{k: v.item() for k, v in parts.items()}}))
-    return _mean(rows, "train_")
+    return losses.means("train_")
 
 # %% ../nbs/12_training.ipynb #62c32458
 def _validate(step, data, batch_size, epoch) -> tuple[dict[str, float], SilkOutput]:
     """Mean loss and parts, OA, mean F1 and diagnostics on the validation set; its N outputs."""
     step.network.eval()
-    rows, f_aux, logits = [], [], []
+    losses, f_aux, logits = _Losses(epoch, step.place.device), [], []
     order = _mixed_order(len(data))
-    for number, (indices, inputs) in enumerate(
-            batches(step, data, order.split(batch_size)), 1):
+    for indices, inputs in batches(step, data, order.split(batch_size)):
         total, parts, out = step.evaluate(data, indices, inputs)
-        _check_loss(total, parts, epoch, number)
-        rows.append((len(indices), {"loss": total.item(), **{k: v.item() for k, v in parts.items()}}))
+        losses.add(len(indices), total, parts)
         f_aux.append(out.f_aux)
         logits.append(out.logits)
     seen = SilkOutput(torch.cat(logits), torch.cat(f_aux))
     scores, truth = seen.logits.float().cpu().softmax(1), data.labels[order]
     clusters = embedding_diagnostics(seen.f_aux[:512], truth[:512])
-    row = {**_mean(rows, "validation_"),
+    row = {**losses.means("validation_"),
            "validation_accuracy": float((scores.argmax(1) == truth).double().mean()),
            "validation_mean_f1": mean_f1(scores, truth),
            **{k: clusters[k] for k in ("active_share", "mean_distance", "std_distance")}}
@@ -234,13 +253,15 @@ def _costs(out, data, loss, sides, batch_size) -> tuple[float, float]:
     """Mean loss on either side of the halved validation set, whose images meet no others there."""
     told = []
     for side in sides:
-        indices, total = _mixed_order(len(data)), 0.0
+        indices, sizes, losses = _mixed_order(len(data)), [], []
         for batch in indices[side[indices]].split(batch_size):
             here = batch.to(out.logits.device)
             labels, colours = (None if part is None else part[batch].to(out.logits.device)
                                for part in (data.labels, data.descriptors))
-            total += len(batch) * loss(out.logits[here], out.f_aux[here], labels, colours)[0].item()
-        told.append(total / int(side.sum()))
+            losses.append(loss(out.logits[here], out.f_aux[here], labels, colours)[0])
+            sizes.append(len(batch))
+        means = torch.stack(losses).tolist()
+        told.append(sum(n * mean for n, mean in zip(sizes, means, strict=True)) / sum(sizes))
     return tuple(told)
 
 # %% ../nbs/12_training.ipynb #afd5b1cc

@@ -1,4 +1,5 @@
 """The training loop: the same numbers again, after a kill too, and its guards."""
+import math
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -23,6 +25,7 @@ from silk_nb.training import (
     CrossFit,
     NonFiniteLossError,
     TrainingConfig,
+    _Losses,
     apply_network,
     fit,
     halve,
@@ -184,6 +187,33 @@ def test_what_the_history_holds():
 def test_it_learns():
     history = train(config=TrainingConfig(max_epochs=30))[1]
     assert history["validation_mean_f1"].max() > 0.6 > 1.8 * (40 / 68 / 3)
+
+
+def losses_on(device, totals):
+    """The losses of an epoch of batches of 3, 4, 5 … images, as if they lay on `device`."""
+    losses = _Losses(7, torch.device(device))
+    for number, total in enumerate(totals):
+        losses.add(3 + number, torch.tensor(total), {"classification": torch.tensor(total / 2)})
+    return losses
+
+
+def test_losses_are_fetched_together_from_a_graphics_card():
+    totals = torch.rand(40, generator=torch.Generator().manual_seed(0)).tolist()
+    assert losses_on("cuda", totals[:15]).rows == []
+    assert len(losses_on("cuda", totals).rows) == 32
+    told = losses_on("cuda", totals).means("train_")
+    assert told == losses_on("cpu", totals).means("train_")
+    sizes = np.arange(3, 43)
+    assert told["train_loss"] == pytest.approx((sizes * totals).sum() / sizes.sum())
+    assert told["train_classification"] == pytest.approx(told["train_loss"] / 2)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("bad", [5, 20])
+def test_a_loss_that_is_not_finite_is_told_with_its_batch(device, bad):
+    totals = [1.0] * (bad - 1) + [math.nan] + [1.0] * 30
+    with pytest.raises(NonFiniteLossError, match=rf"nan in epoch 7, batch {bad} \(class"):
+        losses_on(device, totals).means("train_")
 
 
 def test_guards(tmp_path):
