@@ -246,7 +246,6 @@ def _show(scores: dict, words: list[str]) -> None:
         print(f"* {' '.join(line.split())}")
 
 
-
 def _show_left_out(folder: Path, images: int, variable: str) -> None:
     """How many of the images took no part, why, and where they are listed."""
     import pandas as pd

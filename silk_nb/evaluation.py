@@ -668,7 +668,7 @@ def _failures(tested: pd.DataFrame, fail_below: float) -> str:
     items = []
     for name, row in failing.iterrows():
         learnt = "" if pd.isna(row["train"]) else f", {int(row['train']):,} in training"
-        items.append(f"{name}, F1 {100 * row['f1']:.0f} % ({found[name]:,} of "
+        items.append(f"{name}, F1 {100 * row['f1']:.1f} % ({found[name]:,} of "
                      f"{int(row['test']):,} test images found{learnt})")
     rare = int(failing["minority"].astype(bool).sum())
     kind = f", {rare} of them minority" if tested["minority"].any() else ""

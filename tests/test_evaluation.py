@@ -258,7 +258,7 @@ def test_account_lists_classes_that_are_never_found():
                     train_counts={"damask": 120, "velvet": 9})
     assert lines[3] == (
         "The classifier fails on 1 of 2 tested classes (F1 below 30 %, 1 of them minority): "
-        "velvet, F1 0 % (0 of 4 test images found, 9 in training).")
+        "velvet, F1 0.0 % (0 of 4 test images found, 9 in training).")
 
 
 def test_account_words_turn_with_the_numbers():
