@@ -894,8 +894,9 @@ def plot_tuning(
     plot_course(table, ax=axes[0])
     for ax, setting in zip(axes[1:], settings, strict=False):
         plot_setting(table, setting, ax=ax)
-    for ax in axes[1:]:
-        ax.set_ylabel("")
+    for place, ax in enumerate(axes):
+        if place % columns:
+            ax.set_ylabel("")
     for ax in axes[len(settings) + 1:]:
         ax.remove()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5,
