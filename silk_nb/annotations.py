@@ -632,8 +632,6 @@ def _set_missing(raw: pd.DataFrame, missing: str | Sequence[str] | None,
                           "means not known, missing=() if not", UnclearLabelWarning, stacklevel=3)
     return raw
 
-
-
 # %% ../nbs/01_annotations.ipynb #e5a7f4ac
 _UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
