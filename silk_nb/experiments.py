@@ -711,7 +711,6 @@ class _Start(NamedTuple):
         return *_train(folder, self.data, self.network, self.sampler, config, self.classes,
                        crossfit, accelerator=place, quiet=quiet), crossfit
 
-
     def speed_up(self, ways: Sequence[str]) -> None:
         """Make fine-tuning lighter or faster; a frozen backbone is not computed at all."""
         if ways and not isinstance(self.network, SilkClassifier):
