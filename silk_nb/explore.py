@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['COLOUR_BY', 'find_runs', 'read_split', 'variable_counts', 'say_instead', 'plot_distributions', 'sampling_table',
-           'plot_sampling', 'RunImages', 'MissingImagesWarning', 'see_run', 'most_neighbours', 'nearest', 'silhouettes',
-           'cluster_numbers', 'embed', 'run_points', 'class_colours', 'point_kinds', 'plot_clusters', 'plot_spaces',
-           'plot_experiments', 'read_predictions', 'mistakes', 'class_confusions', 'plot_class_confusions']
+           'plot_sampling', 'RunImages', 'MissingImagesWarning', 'ChangedImagesWarning', 'see_run', 'most_neighbours',
+           'nearest', 'silhouettes', 'cluster_numbers', 'embed', 'run_points', 'class_colours', 'point_kinds',
+           'plot_clusters', 'plot_spaces', 'plot_experiments', 'read_predictions', 'mistakes', 'class_confusions',
+           'plot_class_confusions']
 
 # %% ../nbs/24_explore.ipynb #11c3e217
 import hashlib
@@ -66,12 +67,27 @@ def _runs_below(folder: Path) -> list[pd.DataFrame]:
     return found if sum(map(len, found)) else [_loose_runs(folder, (2, 3))]
 
 
+def _named_apart(runs: pd.DataFrame) -> pd.DataFrame:
+    """Variables of different data, then experiments of the same seed, with where they come from."""
+    data = runs["folder"].map(lambda folder: read_header(folder).get("data"))
+    several = data.groupby(runs["variable"]).transform("nunique") > 1
+    first = runs.groupby([runs["variable"], data], dropna=False)["origin"].transform("first")
+    runs.loc[several, "variable"] += " (" + first + ")"
+    twice = runs[runs.duplicated(["variable", "experiment", "seed"])]
+    unclear = pd.MultiIndex.from_frame(runs[["variable", "experiment"]]).isin(
+        list(zip(twice["variable"], twice["experiment"], strict=True)))
+    runs.loc[unclear, "experiment"] += " (" + runs["origin"] + ")"
+    return runs
+
+
 def find_runs(
     folder: str | Path,  # a run, a study, or a folder of run folders and studies
 ) -> pd.DataFrame:  # variable, experiment, seed, folder of every finished run
-    """The finished runs. Where two are of the same variable, experiment and seed, the name of their
-    study or folder stands behind the experiment. Raises `FileNotFoundError` or `ValueError` where
-    there is none; warns of a damaged study among others."""
+    """The finished runs. Where they are of different images or labels, the name of the first study or
+    folder with these stands behind the variable, for what is scored on different images cannot be
+    compared; where two are of the same variable, experiment and seed, that of their own stands behind
+    the experiment. Raises `FileNotFoundError` or `ValueError` where there is none; warns of a damaged
+    study among others."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}.")
@@ -83,12 +99,7 @@ def find_runs(
     if not found:
         raise ValueError(f"{folder} holds no finished run: make one with `silk_nb train`, several "
                          "with `silk_nb study`, or name the folder that they are in.")
-    runs = pd.concat(found, ignore_index=True)
-    twice = runs[runs.duplicated(["variable", "experiment", "seed"])]
-    unclear = pd.MultiIndex.from_frame(runs[["variable", "experiment"]]).isin(
-        list(zip(twice["variable"], twice["experiment"], strict=True)))
-    runs.loc[unclear, "experiment"] += " (" + runs["origin"] + ")"
-    return runs.drop(columns="origin")
+    return _named_apart(pd.concat(found, ignore_index=True)).drop(columns="origin")
 
 # %% ../nbs/24_explore.ipynb #0f1d7489
 def read_split(
@@ -236,6 +247,10 @@ class MissingImagesWarning(UserWarning):
     """Images of a run are gone or cannot be read; the rest is shown without them."""
 
 
+class ChangedImagesWarning(UserWarning):
+    """A few images of a run do not get the scores that it gave them."""
+
+
 def _moved(split: pd.DataFrame, image_dir: str | Path) -> pd.DataFrame:
     """The images in another folder, in place of the innermost one that all of them were in."""
     folders = [os.path.dirname(image) for image in split["image"]]
@@ -263,37 +278,43 @@ def _still_there(folder: Path, split: pd.DataFrame, cache: str | Path | None, qu
     return good, left_out
 
 # %% ../nbs/24_explore.ipynb #4fa357b8
-def _given(folder: Path, split: pd.DataFrame, trained: TrainedHead, prepared: Prepared,
-           cache: str | Path | None, quiet: bool) -> tuple[Tensor, Tensor | None]:
+def _given(folder: Path, images: pd.Series, files: pd.Series, trained: TrainedHead,
+           prepared: Prepared, cache: str | Path | None, quiet: bool
+           ) -> tuple[Tensor, Tensor | None]:
     """The features and colours of a run's images among those that are at hand."""
     seen = prepared.seen
     if seen.inputs is None or seen.backbone != trained.backbone:
         raise ValueError(f"prepared= holds no features, or those of another backbone than {folder} "
                          "was made with.")
-    at = pd.Index(seen.images).get_indexer(split["image"])
+    at = pd.Index(seen.images).get_indexer(images)
     if (at < 0).any():
-        raise ValueError(f"there are no features for {(at < 0).sum()} of {len(split)} images of "
-                         f"{folder}, the first is {split['image'][at < 0].iloc[0]}: give the label "
+        raise ValueError(f"there are no features for {(at < 0).sum()} of {len(images)} images of "
+                         f"{folder}, the first is {images[at < 0].iloc[0]}: give the label "
                          "table and the features that the run was made on.")
     if seen.descriptors is not None:
         return seen.inputs[at], seen.descriptors[at]
     try:
-        colours = extract_descriptors(split["image"], cache=cache, quiet=quiet)
+        colours = extract_descriptors(files, cache=cache, quiet=quiet)
     except (OSError, ValueError):  # features of one's own need no image files
         colours = None
     return seen.inputs[at], colours
 
 
 def _check_scores(folder: Path, images: pd.Series, scores: pd.Series) -> None:
-    """`ValueError` where test images do not get the scores that the run gave them."""
+    """`ValueError` where test images do not get the scores that the run gave them; a warning where
+    these are few, such as photographs that were edited."""
     file = folder / "predictions.csv"
     if not file.is_file():
         return
     said = pd.read_csv(file, keep_default_na=False, dtype={"image": str}).set_index("image")["score"]
     other = (pd.Series(scores.to_numpy(), index=images).reindex(said.index) - said).abs() > 0.02
+    told = f"{other.sum()} of {len(said)} test images get other scores than in {folder}"
+    if other.sum() > max(1, len(said) / 10):
+        raise ValueError(f"{told}: these are not its images or features, or the rows are in another "
+                         "order.")
     if other.any():
-        raise ValueError(f"{other.sum()} of {len(said)} test images get other scores than in {folder}: "
-                         "these are not its images or features, or the rows are in another order.")
+        warnings.warn(f"{told}: they have changed since, the first is {other.idxmax()}.",
+                      ChangedImagesWarning, stacklevel=3)
 
 
 def _networks(head: nn.Module) -> int:
@@ -329,7 +350,7 @@ def see_run(
     here = split if image_dir is None else _moved(split, image_dir)
     if prepared is not None:
         table, left_out = here, here.head(0)[["image"]].assign(reason="")
-        f_rn, colours = _given(folder, split, trained, prepared, cache, quiet)
+        f_rn, colours = _given(folder, split["image"], here["image"], trained, prepared, cache, quiet)
     elif trained.backbone is None:
         raise ValueError(f"{folder} was made on features of one's own, which are not in it: give them "
                          "again, prepared=given_features(table, features).")

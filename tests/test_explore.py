@@ -1,4 +1,5 @@
 """Exploring a run or a study: the numbers behind the pictures, and what is missing is said."""
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from sklearn.metrics import silhouette_samples
 
 from silk_nb import explore
@@ -17,6 +19,7 @@ from silk_nb.annotations import read_annotations
 from silk_nb.colour import colour_correlation
 from silk_nb.experiments import RunConfig, given_features, run_experiment
 from silk_nb.explore import (
+    ChangedImagesWarning,
     MissingImagesWarning,
     class_colours,
     class_confusions,
@@ -225,6 +228,26 @@ def test_runs_of_the_same_name_are_told_apart(study, runs, tmp_path):
         assert len(find_runs(tmp_path)) == 1
 
 
+def test_runs_on_other_data_are_no_rivals(study, runs, tmp_path):
+    """A study of other labels: its variable is another one, and has its own counts."""
+    for name in ("first", "second"):
+        shutil.copytree(study, tmp_path / name)
+    for at, file in enumerate(sorted((tmp_path / "second").rglob("config.json"))):
+        header = json.loads(file.read_text())
+        if header["run"]["variable"] == "technique":
+            file.write_text(json.dumps(header | {"data": "other"}))
+            (file.parent / "split.csv").write_text(
+                "image,group,label,split\n" + f"{at}.jpg,{at},tabby,train\n" * 5)
+    found = find_runs(tmp_path)
+    assert set(found["variable"]) == {"technique (first)", "technique (second)", "material"}
+    assert set(found[found["variable"] != "material"]["experiment"]) == {"C*", "LR"}
+    assert set(found[found["variable"] == "material"]["experiment"]) == {
+        "C* (first)", "C* (second)", "LR (first)", "LR (second)"}
+    counts = variable_counts(found)
+    assert counts["technique (second)"].to_dict() == {"tabby": 5}
+    assert counts["technique (first)"].equals(variable_counts(runs)["technique"])
+
+
 def test_folders_without_runs_are_said(tmp_path, copied):
     with pytest.raises(FileNotFoundError, match="no folder"):
         find_runs(tmp_path / "none")
@@ -307,6 +330,13 @@ def test_images_that_have_moved_are_found_in_their_new_folder(copied, tmp_path, 
         file.write_bytes(content)  # other images of the same names
     with pytest.raises(ValueError, match="not its images"):
         see_run(copied, image_dir=tmp_path / "new", quiet=True)
+    for file, content in zip(files, contents, strict=True):
+        file.write_bytes(content)
+    said = pd.read_csv(copied / "predictions.csv")
+    said.loc[3, "score"] += 0.1  # one photograph was edited
+    said.to_csv(copied / "predictions.csv", index=False)
+    with pytest.warns(ChangedImagesWarning, match=f"1 of .*the first is {said['image'][3]}"):
+        see_run(copied, image_dir=tmp_path / "new", quiet=True)
 
 
 # features of one's own
@@ -327,7 +357,7 @@ def own(tmp_path_factory):
     return folder, table, features
 
 
-def test_a_run_on_features_of_ones_own_is_seen_with_them(own):
+def test_a_run_on_features_of_ones_own_is_seen_with_them(own, tmp_path):
     folder, table, features = own
     with pytest.raises(ValueError, match=r"not in it: give them again, prepared=given_features"):
         see_run(folder, quiet=True)
@@ -338,6 +368,10 @@ def test_a_run_on_features_of_ones_own_is_seen_with_them(own):
     assert len(plot_neighbours(seen, 0, k=4)) == 5  # by f_aux alone
     with pytest.raises(ValueError, match="colours .* are not known"):
         neighbours_of(seen, 0, "colour")
+    for image in table["image"]:
+        Image.new("RGB", (8, 8), (200, 0, 0)).save(tmp_path / Path(image).name)
+    there = see_run(folder, prepared=given_features(table, features), image_dir=tmp_path)
+    assert (there.colours > 0).sum() == 150  # red everywhere
     colours = np.arange(150 * 25).reshape(150, 25) % 7
     known = see_run(folder, prepared=given_features(table, features, colours))
     assert (known.colours == colours[at]).all() and len(plot_neighbours(known, 0, k=4)) == 10
