@@ -715,3 +715,8 @@ class ImageData(_Batches):
         at = as_indices(indices)
         descriptors = None if self.descriptors is None else self.descriptors[at]
         return Batch(normalise(self.pixels(at), self.mean, self.std), self.labels[at], descriptors)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all that decides the pixels that training sees, besides the sampler."""
+        facts = repr([self.size, self.mean, self.std]).encode()
+        return hashlib.sha256(facts + b"".join(image_keys(self.paths))).hexdigest()

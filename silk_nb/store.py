@@ -28,7 +28,7 @@ import torch
 from filelock import FileLock
 from numpy.typing import ArrayLike
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
@@ -343,6 +343,26 @@ def _checked_augmentation(augment: str | Callable, size: int) -> Callable[[Tenso
     return augment
 
 # %% ../nbs/10_store.ipynb #c84e155a
+def _recipe(augment: object) -> object:
+    """What tells one augmentation, or a setting of it, from another."""
+    if isinstance(augment, list | tuple):
+        return [_recipe(part) for part in augment]
+    if not callable(augment):
+        return augment
+    if isinstance(augment, partial):
+        return _recipe(augment.func), augment.args, sorted(augment.keywords.items())
+    if isinstance(augment, nn.Module):
+        return repr(augment), [(name, _recipe(value)) for part in augment.modules()
+                               for name, value in vars(part).items() if name[0] != "_"]
+    code = getattr(augment, "__code__", None)
+    if code is None:
+        return type(augment).__qualname__, getattr(augment, "__dict__", None)
+    closed = [cell.cell_contents for cell in augment.__closure__ or ()]
+    held = getattr(getattr(augment, "__self__", None), "__dict__", None)  # of a method's object
+    return (augment.__qualname__, code.co_code, code.co_consts, code.co_names, augment.__defaults__,
+            augment.__kwdefaults__, closed, held)
+
+
 class StoredData(ImageData):
     """Images of a store with labels, in the form that training takes.
 
@@ -387,10 +407,11 @@ class StoredData(ImageData):
                 yield indices, Batch(inputs, self.labels[at], colours).to(place)
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that decides the pixels that training sees, besides the sampler."""
-        name = getattr(self.augment, "__qualname__", repr(self.augment))
-        name = re.sub(r" at 0x[0-9a-f]+", "", name)  # another one in each process
-        facts = [self.size, self.mean, self.std, name, self.seed]
+        """SHA-256 (hex) of all that decides the pixels that training sees, besides the sampler.
+
+        Of an augmentation of one's own it knows code and settings, not what these call elsewhere."""
+        said = re.sub(r" at 0x[0-9a-f]+", "", repr(_recipe(self.augment)))  # another in each process
+        facts = [self.size, self.mean, self.std, said, self.seed]
         return hashlib.sha256(repr(facts).encode() + b"".join(self.store.keys())).hexdigest()
 
 # %% ../nbs/10_store.ipynb #957d9bab

@@ -32,7 +32,6 @@ from .losses import TotalLoss, embedding_diagnostics
 from .model import SilkOutput
 from .samplers import ResumableSampler
 from .steps import Alone, Place, Step, batches, random_state, set_random_state
-from .store import StoredData
 
 # %% ../nbs/12_training.ipynb #e61edc0d
 @dataclass(frozen=True)
@@ -279,7 +278,7 @@ def _fingerprint(network, train, validation, loss, sampler, config, crossfit, pr
         digest.update(crossfit.half.numpy().tobytes())
     for data in (train, validation):
         digest.update(data.labels.numpy().tobytes())
-        if isinstance(data, StoredData):
+        if isinstance(data, ImageData):
             digest.update(data.fingerprint().encode())
         for seen in (getattr(data, "features", None), data.descriptors):
             if seen is not None:

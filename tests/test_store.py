@@ -582,6 +582,52 @@ def test_the_fingerprint_is_the_same_in_another_process(images, cache):
     assert first is not turned and len(marks) == 1
 
 
+class Roll:
+    """An augmentation that is no function."""
+
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, image):
+        return image.roll(self.by, 1)
+
+    def twice(self, image):
+        return image.roll(2 * self.by, 1)
+
+
+class RollModule(nn.Module):
+    """One without a text of its own."""
+
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def forward(self, image):
+        return image.roll(self.by, 1)
+
+
+def test_the_fingerprint_tells_augmentations_of_ones_own_apart(images, cache):
+    def closed(by):
+        return lambda image: image.roll(by, 1)
+
+    def flipped(image):
+        return image.flip(1)
+
+    def kept(image, by=1):
+        return image.roll(by, 1)
+
+    augments = [closed(1), closed(2), flipped, kept, partial(kept, by=3), partial(kept, by=4),
+                Roll(1), Roll(2), Roll(1).twice, Roll(2).twice, RollModule(1), RollModule(2),
+                v2.Compose([RollModule(1)]), v2.Compose([RollModule(2)]), v2.Compose([Roll(2)]),
+                nn.Sequential(RollModule(1), RollModule(2)),
+                nn.Sequential(RollModule(1), RollModule(3)), v2.RandomRotation(3),
+                v2.RandomRotation(4)]
+    marks = [stored(images, cache, augment=augment).fingerprint() for augment in augments]
+    assert len(set(marks)) == len(marks)
+    again = [closed(1), Roll(2), Roll(1).twice, RollModule(2), v2.Compose([RollModule(2)])]
+    assert {stored(images, cache, augment=augment).fingerprint() for augment in again} <= set(marks)
+
+
 def test_the_fingerprint_tells_what_is_seen(images, cache):
     def mark(paths=images, size=16, **options):
         return stored(paths, cache, size, **options).fingerprint()

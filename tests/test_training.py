@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from silk_nb.features import FeatureData
+from silk_nb.features import FeatureData, ImageData
 from silk_nb.losses import TotalLoss
 from silk_nb.model import SilkHead
 from silk_nb.samplers import ClassBalancedBatchSampler, RandomBatchSampler
@@ -140,7 +140,8 @@ def test_a_real_kill(tmp_path):
         pd.read_pickle(tmp_path / "killed" / "h.pkl"))
 
 
-def test_a_checkpoint_of_other_images_is_refused(tmp_path):
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_checkpoint_of_other_images_is_refused(tmp_path, stored):
     class Pooled(SilkHead):
         def forward(self, images):
             return super().forward(images.mean((2, 3)))
@@ -151,8 +152,11 @@ def test_a_checkpoint_of_other_images_is_refused(tmp_path):
         paths = [folder / f"{n}.png" for n in range(12)]
         for n, path in enumerate(paths):
             Image.new("RGB", (8, 8), (colour, 20 * n, 90)).save(path)
-        store = build_store(paths, 8, cache=tmp_path / "cache", quiet=True)
-        data = StoredData(store, torch.arange(12) % 3, mean=(0.5,) * 3, std=(0.5,) * 3)
+        labels, look = torch.arange(12) % 3, {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+        data = ImageData(paths, labels, size=8, **look)
+        if stored:
+            store = build_store(paths, 8, cache=tmp_path / "cache", quiet=True)
+            data = StoredData(store, labels, **look)
         return fit(Pooled(3, 3, task_fc=(4,), seed=0), data, data, loss=TotalLoss(), quiet=True,
                    sampler=ClassBalancedBatchSampler(data.labels, 6, seed=0),
                    config=TrainingConfig(max_epochs=epochs, patience=9),
