@@ -9,16 +9,16 @@ __all__ = ['unit_length', 'pair_distances', 'check_labels', 'semantic_similarity
 # %% ../nbs/04_losses.ipynb #d90c9df0
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .colour import colour_correlation
+from .colour import colour_correlation, compiled
 
 # %% ../nbs/04_losses.ipynb #321a0b84
 def unit_length(
@@ -31,13 +31,8 @@ def unit_length(
         return full / length.clamp_min(1e-3)
 
 # %% ../nbs/04_losses.ipynb #eb8bc95a
-def _compiled(function: Callable) -> Callable:
-    """Compiled at the first call; kept for later processes where there is a folder for it."""
-    flags = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}  # NaN and infinity stay
-    try:
-        return njit(cache=True, **flags)(function)
-    except RuntimeError:  # neither the package's folder nor the user's may be written to
-        return njit(**flags)(function)
+# sums may be taken in any order; NaN and infinity stay
+_compiled = partial(compiled, fastmath={"reassoc", "contract", "nsz"})
 
 
 def _shared(loop: Callable, size: int, *values: object) -> None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EpochSampler', 'ResumableSampler', 'RandomBatchSampler', 'batch_shares', 'plot_batches', 'largest_balanced_batch',
-           'ImageQueue', 'ClassBalancedBatchSampler']
+           'ClassBalancedBatchSampler']
 
 # %% ../nbs/07_samplers.ipynb #6c353db3
 import hashlib
@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from .colour import compiled
 from .imbalance import class_counts, label_series, literal_text
 
 # %% ../nbs/07_samplers.ipynb #4736e908
@@ -75,7 +76,7 @@ class EpochSampler(Sampler[list[int]]):
     def __init__(self, labels: Any, batch_size: int, seed: int):
         self._codes, self.counts = _coded(labels)
         self.batch_size = _checked_size(batch_size, len(self._codes))
-        self._generator = torch.Generator().manual_seed(_checked_seed(seed))
+        self._seed = _checked_seed(seed)
         self.epoch, self._done, self._turn = 0, 0, 0
         self._open = True  # the epoch at hand has batches left for the next iteration
 
@@ -84,6 +85,8 @@ class EpochSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         if not self._open:
+            if self._done < len(self):
+                self._break_off()
             self.epoch, self._done, self._start = self.epoch + 1, 0, self._snapshot()
         self._open, self._turn = False, self._turn + 1
         turn = self._turn
@@ -94,6 +97,9 @@ class EpochSampler(Sampler[list[int]]):
             if self._turn != turn:
                 raise RuntimeError("this iteration is over: a newer one began, or a state was "
                                    "loaded")
+
+    def _break_off(self) -> None:
+        "Forget what was drawn ahead in an epoch that was broken off."
 
 # %% ../nbs/07_samplers.ipynb #94837f07
 def _check_state(state: Any, own: dict, batches: int) -> None:
@@ -137,9 +143,9 @@ class ResumableSampler(EpochSampler):
     ) -> None:
         "Go on after the state's last batch. Raises ValueError for other labels or batch size."
         _check_state(state, self.state_dict(), len(self))
-        self._start = {key: state[key].to("cpu", copy=True) for key in self._start}
-        self._restore(self._start)
-        self.epoch, self._done, self._turn = state["epoch"], 0, self._turn + 1
+        start = {key: state[key].to("cpu", copy=True) for key in self._start}
+        self._restore(start)
+        self._start, self.epoch, self._done, self._turn = start, state["epoch"], 0, self._turn + 1
         while self._done < state["batches_done"]:
             self._draw()
             self._done += 1
@@ -162,6 +168,7 @@ class RandomBatchSampler(ResumableSampler):
         seed: int = 0,  # of the sampler's own generator
     ):
         super().__init__(labels, batch_size, seed)
+        self._generator = torch.Generator().manual_seed(self._seed)
         self._start = self._snapshot()
 
     def class_shares(self) -> pd.Series:
@@ -174,9 +181,9 @@ class RandomBatchSampler(ResumableSampler):
     def _restore(self, start: dict[str, Tensor]) -> None:
         self._generator.set_state(start["generator"])
 
-    def _draw(self) -> Tensor:
+    def _draw(self) -> np.ndarray:
         if self._done == 0:
-            self._order = torch.randperm(len(self._codes), generator=self._generator)
+            self._order = torch.randperm(len(self._codes), generator=self._generator).numpy()
         first = self._done * self.batch_size
         return self._order[first:first + self.batch_size]
 
@@ -261,62 +268,81 @@ def largest_balanced_batch(
     return int(counts.min()) * len(counts)
 
 # %% ../nbs/07_samplers.ipynb #2de751cb
-class ImageQueue:
-    "The images of one class, shuffled: all of them come before one comes again."
+@compiled
+def _shuffle(items: np.ndarray, numbers: np.ndarray, at: np.ndarray) -> None:
+    "Shuffle in place with the numbers from at[0] on, as `torch.randperm` does."
+    left = len(items)
+    for i in range(left - 1):
+        j = i + numbers[at[0]] % (left - i)
+        at[0] += 1
+        items[i], items[j] = items[j], items[i]
 
-    def __init__(self, images: Tensor, generator: torch.Generator):
-        self.order, self.next, self._generator = images, len(images), generator
 
-    def take(
-        self,
-        count: int,  # at most the number of images in the queue
-    ) -> Tensor:  # `count` different images
-        "The next images, for one batch."
-        taken = self.order[self.next:self.next + count]
-        self.next += len(taken)
-        if len(taken) < count:
-            shuffled = self.order[torch.randperm(len(self.order), generator=self._generator)]
-            again = torch.isin(shuffled, taken)
-            self.order = torch.cat([shuffled[~again], shuffled[again]])
-            self.next = count - len(taken)
-            taken = torch.cat([taken, self.order[:self.next]])
-        return taken
+@compiled
+def _take(queue: np.ndarray, first: int, taken: np.ndarray, seen: np.ndarray, numbers: np.ndarray,
+          at: np.ndarray) -> int:
+    "The next images of a class, from queue[first] on, into `taken`; where the next ones begin."
+    for k in range(len(taken)):
+        if first == len(queue):
+            _shuffle(queue, numbers, at)
+            seen[taken[:k]], front, back = True, 0, 0
+            last = np.empty(k, queue.dtype)
+            for image in queue:
+                if seen[image]:
+                    last[back], back = image, back + 1
+                else:
+                    queue[front], front = image, front + 1
+            queue[front:] = last[:back]
+            seen[taken[:k]], first = False, 0
+        taken[k], first = queue[first], first + 1
+    return first
 
 # %% ../nbs/07_samplers.ipynb #ee91c47f
-def _deal(
-    sizes: Tensor,  # K, images per class
-    batch_size: int,  # at most the sum of the sizes
-    generator: torch.Generator,
-) -> Tensor:  # batch_size class codes
-    "Classes from shuffled decks; deck d holds the classes that have more than d images."
-    decks, dealt, rarest = [], 0, int(sizes.min())
-    while dealt < batch_size:
-        if len(decks) < rarest:  # all classes, which need not be looked for
-            deck = torch.randperm(len(sizes), generator=generator)
-        else:
-            deck = torch.nonzero(sizes > len(decks)).flatten()
-            deck = deck[torch.randperm(len(deck), generator=generator)]
-        decks.append(deck)
-        dealt += len(deck)
-    return torch.cat(decks)[:batch_size]
+@compiled
+def _deal(sizes: np.ndarray, codes: np.ndarray, numbers: np.ndarray, at: np.ndarray) -> None:
+    "Classes from shuffled decks into `codes`; deck d holds the classes that have more than d images."
+    dealt, decks, classes = 0, 0, np.arange(len(sizes))
+    while dealt < len(codes):
+        deck = classes[sizes > decks]
+        _shuffle(deck, numbers, at)
+        cards = min(len(deck), len(codes) - dealt)
+        codes[dealt:dealt + cards] = deck[:cards]
+        dealt, decks = dealt + cards, decks + 1
 
 # %% ../nbs/07_samplers.ipynb #8594da26
-def _draw_independently(
-    sizes: Tensor,  # K, images per class
-    batch_size: int,  # at most the sum of the sizes
-    generator: torch.Generator,
-) -> Tensor:  # batch_size class codes
-    "Each class drawn uniformly from those that have images left."
-    left, drawn = sizes.tolist(), []
-    while len(drawn) < batch_size:
-        live = [code for code, n in enumerate(left) if n]
-        more = torch.randint(len(live), (batch_size - len(drawn),), generator=generator)
-        for code in [live[i] for i in more.tolist()]:
-            drawn.append(code)
-            left[code] -= 1
-            if not left[code]:
-                break  # used up: the remaining draws are among the others
-    return torch.tensor(drawn)
+@compiled
+def _draw_independently(sizes: np.ndarray, codes: np.ndarray, numbers: np.ndarray, at: np.ndarray
+                        ) -> None:
+    "Each of `codes` drawn uniformly from the classes that have images left."
+    left, live = sizes.copy(), np.arange(len(sizes))
+    for k in range(len(codes)):
+        code = live[numbers[at[0]] % len(live)]
+        at[0] += 1
+        codes[k], left[code] = code, left[code] - 1
+        if not left[code]:
+            live = live[live != code]
+
+# %% ../nbs/07_samplers.ipynb #1f94b29a
+@compiled
+def _draw_epoch(sizes: np.ndarray, order: np.ndarray, places: np.ndarray, batches: np.ndarray,
+                independent: bool, numbers: np.ndarray, at: np.ndarray) -> None:
+    "Fill every row of `batches`; move on `order` and `places`, the queues and where they are."
+    classes, size = len(sizes), batches.shape[1]
+    codes, taken = np.empty(size, np.int64), np.empty(size, np.int64)
+    seen, ends = np.zeros(len(order), np.bool_), np.cumsum(sizes)
+    for batch in batches:
+        if independent:
+            _draw_independently(sizes, codes, numbers, at)
+        else:
+            _deal(sizes, codes, numbers, at)
+        last = np.cumsum(np.bincount(codes, minlength=classes))
+        for code in range(classes):
+            queue = order[ends[code] - sizes[code]:ends[code]]
+            mine = taken[last[code - 1] if code else 0:last[code]]
+            places[code] = _take(queue, places[code], mine, seen, numbers, at)
+        for k in range(size - 1, -1, -1):
+            last[codes[k]] -= 1
+            batch[k] = taken[last[codes[k]]]
 
 # %% ../nbs/07_samplers.ipynb #eec0dc21
 def _check_eq_5(batch_size: int, counts: pd.Series, names: list) -> None:
@@ -354,11 +380,11 @@ class ClassBalancedBatchSampler(ResumableSampler):
         if not allow_imbalanced:
             _check_eq_5(self.batch_size, self.counts, _names(self.counts, class_names))
         self.kind = "balanced, independent" if independent else "balanced"
-        self._law = _draw_independently if independent else _deal
-        self._sizes = torch.tensor(self.counts.tolist())
-        by_class = torch.from_numpy(np.argsort(self._codes, kind="stable"))
-        images = by_class.split(self._sizes.tolist())
-        self._queues = [ImageQueue(i, self._generator) for i in images]
+        self._independent = bool(independent)
+        self._sizes = self.counts.to_numpy(np.int64)
+        self._order, self._places = np.argsort(self._codes, kind="stable"), self._sizes.copy()
+        self._bits = np.random.MT19937()
+        self._bits.state = np.random.RandomState(self._seed % 2**32).get_state(legacy=False)
         self._start = self._snapshot()
 
     def class_shares(self) -> pd.Series:
@@ -372,19 +398,37 @@ class ClassBalancedBatchSampler(ResumableSampler):
         return shares / self.batch_size
 
     def _snapshot(self) -> dict[str, Tensor]:
-        return {"generator": self._generator.get_state(),
-                "order": torch.cat([queue.order for queue in self._queues]),
-                "next": torch.tensor([queue.next for queue in self._queues])}
+        bits = self._bits.state["state"]
+        return {"generator": torch.from_numpy(np.append(bits["key"], bits["pos"]).astype(np.int64)),
+                "order": torch.tensor(self._order), "next": torch.tensor(self._places)}
 
     def _restore(self, start: dict[str, Tensor]) -> None:
-        self._generator.set_state(start["generator"])
-        orders = start["order"].split(self._sizes.tolist())
-        for queue, order, place in zip(self._queues, orders, start["next"].tolist(), strict=True):
-            queue.order, queue.next = order, place
+        (*key, pos), order, places = (start[name].numpy() for name in self._start)
+        here = np.repeat(np.arange(len(self._sizes)), self._sizes)
+        if not (0 <= pos <= 624 and (0 <= places).all() and (places <= self._sizes).all()
+                and (np.sort(order) == np.arange(len(order))).all()
+                and (self._codes[order] == here).all()):
+            raise ValueError("the state is damaged: it has other images or numbers than there are")
+        self._bits.state = {"bit_generator": "MT19937",
+                            "state": {"key": np.array(key, np.uint32), "pos": int(pos)}}
+        self._order, self._places = order.copy(), places.copy()
 
-    def _draw(self) -> Tensor:
-        dealt = self._law(self._sizes, self.batch_size, self._generator)
-        batch, counts = torch.empty_like(dealt), torch.bincount(dealt).tolist()
-        batch[dealt.argsort(stable=True)] = torch.cat(  # the places of a class, class by class
-            [self._queues[code].take(count) for code, count in enumerate(counts) if count])
-        return batch
+    def _draw(self) -> np.ndarray:
+        if self._done == 0:
+            self._batches = self._draw_ahead(len(self))
+        return self._batches[self._done]
+
+    def _draw_ahead(self, count: int) -> np.ndarray:
+        batches, at = np.empty((count, self.batch_size), np.int64), np.zeros(1, np.int64)
+        # a batch takes a number for each image and for each class at most; all queues together are
+        # shuffled for as many images as are drawn, and once more
+        most = count * (2 * self.batch_size + len(self._sizes)) + len(self._codes)
+        before, numbers = self._bits.state, self._bits.random_raw(most).view(np.int64)
+        _draw_epoch(self._sizes, self._order, self._places, batches, self._independent, numbers, at)
+        self._bits.state = before
+        self._bits.random_raw(at[0], output=False)  # what is left is for the next epoch
+        return batches
+
+    def _break_off(self) -> None:
+        self._restore(self._start)
+        self._draw_ahead(self._done)

@@ -8,6 +8,7 @@ import torch
 from matplotlib.colors import to_rgb
 from skimage.color import rgb2hsv
 
+from silk_nb import colour
 from silk_nb.colour import (
     DescriptorTable,
     colour_correlation,
@@ -136,3 +137,16 @@ def test_shares_are_written_so_that_they_can_be_read():
         low, high = sorted(map(luminance, (picture.cmap(picture.norm(percent)), text.get_color())))
         assert (high + 0.05) / (low + 0.05) > 4.5, percent  # WCAG 2.1, level AA
         plt.close(ax.figure)
+
+
+def test_where_no_compiled_code_can_be_kept_it_is_compiled_all_the_same(monkeypatch):
+    plain = colour.njit
+
+    def refusing(**flags):
+        if flags.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return plain(**flags)
+
+    monkeypatch.setattr(colour, "njit", refusing)
+    doubled = colour.compiled(lambda x: 2 * x)
+    assert doubled(4) == 8 and doubled.nopython_signatures

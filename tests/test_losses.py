@@ -160,19 +160,6 @@ def test_on_a_gpu_the_host_waits_for_nothing():
         assert total.device.type == "cuda" and total.requires_grad
 
 
-def test_where_no_compiled_code_can_be_kept_it_is_compiled_all_the_same(monkeypatch):
-    plain = module.njit
-
-    def refusing(**flags):
-        if flags.get("cache"):
-            raise RuntimeError("cannot cache function: no locator available")
-        return plain(**flags)
-
-    monkeypatch.setattr(module, "njit", refusing)
-    doubled = module._compiled(lambda x: 2 * x)
-    assert doubled(4) == 8 and doubled.nopython_signatures
-
-
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bool])
 def test_labels_of_any_whole_type_and_rows_in_any_order_in_memory(dtype):
     x, labels = batch(30, 4, 2, 1)

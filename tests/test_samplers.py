@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from silk_nb.imbalance import SILK_COUNTS
 from silk_nb.samplers import (
     ClassBalancedBatchSampler,
-    ImageQueue,
     RandomBatchSampler,
     batch_shares,
     largest_balanced_batch,
@@ -174,17 +173,55 @@ def min_count(seen, labels, c):
     return min(seen[i] for i in np.flatnonzero(labels == c))
 
 
+def plainly(labels, sizes, batch_size, seed, epochs):
+    "The law of the balanced sampler in so many words: shuffled decks of classes, shuffled queues."
+    generator = torch.Generator().manual_seed(seed)
+    queues = [(torch.from_numpy(np.flatnonzero(labels == c)), size) for c, size in enumerate(sizes)]
+
+    def take(c, count):
+        order, first = queues[c]
+        taken, first = order[first:first + count], first + count
+        if len(taken) < count:
+            shuffled = order[torch.randperm(len(order), generator=generator)]
+            again = torch.isin(shuffled, taken)
+            order, first = torch.cat([shuffled[~again], shuffled[again]]), count - len(taken)
+            taken = torch.cat([taken, order[:first]])
+        queues[c] = order, first
+        return taken.tolist()
+
+    for _ in range(epochs * (sum(sizes) // batch_size)):
+        dealt = []
+        while len(dealt) < batch_size:
+            deck = np.flatnonzero(np.array(sizes) > (max(Counter(dealt).values()) if dealt else 0))
+            dealt += deck[torch.randperm(len(deck), generator=generator).numpy()].tolist()
+        dealt = dealt[:batch_size]
+        mine = {c: iter(take(c, dealt.count(c))) for c in sorted(set(dealt))}
+        yield [next(mine[c]) for c in dealt]
+
+
 @settings(deadline=None, max_examples=150)
-@given(st.integers(1, 12), st.lists(st.integers(0, 12), max_size=30), st.integers(0, 2**31))
-def test_queue_deals_whole_cycles(size, takes, seed):
-    queue = ImageQueue(torch.arange(size) * 3, torch.Generator().manual_seed(seed))
-    took = [queue.take(min(t, size)).tolist() for t in takes]
-    assert all(len(t) == len(set(t)) for t in took)
-    assert [len(t) for t in took] == [min(t, size) for t in takes]
-    flat = [i for t in took for i in t]
-    for start in range(0, len(flat), size):
-        cycle = flat[start:start + size]
-        assert len(set(cycle)) == len(cycle) and set(cycle) <= set(range(0, 3 * size, 3))
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=6), st.integers(0, 2**63), st.data())
+def test_the_compiled_draw_is_the_plain_law(sizes, seed, data):
+    sizes = sorted(sizes, reverse=True)
+    labels = labels_of(sizes, 0)
+    batch_size = data.draw(st.integers(1, sum(sizes)))
+    sampler = ClassBalancedBatchSampler(labels, batch_size, seed=seed, allow_imbalanced=True)
+    assert [b for _ in range(3) for b in sampler] == list(
+        plainly(labels, sizes, batch_size, seed, 3))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=5), st.integers(0, 2**31), st.data())
+def test_independent_draws_use_no_image_twice_and_none_before_all(sizes, seed, data):
+    labels = labels_of(sizes, seed)
+    batch_size = data.draw(st.integers(1, min(sizes) * len(sizes)))
+    sampler = ClassBalancedBatchSampler(labels, batch_size, seed=seed, independent=True)
+    used = np.zeros(len(labels), int)
+    for batch in stream(sampler, 20):
+        assert len(set(batch)) == batch_size
+        used[batch] += 1
+        for c in range(len(sizes)):
+            assert np.ptp(used[labels == c]) <= 2  # of two cycles that meet in a batch
 
 
 @settings(deadline=None, max_examples=150)
@@ -366,6 +403,9 @@ def test_a_state_of_another_sampler_is_refused_and_changes_nothing(other, says):
 
 @pytest.mark.parametrize("change", [
     {"next": torch.zeros(3, dtype=torch.int64)}, {"order": [1, 2]}, {"batches_done": 9},
+    {"next": torch.full((5,), 99)}, {"next": torch.full((5,), -1)},
+    {"order": torch.zeros(160).long()}, {"order": torch.arange(160)},
+    {"order": torch.full((160,), 10**9)}, {"generator": torch.full((625,), 625)},
     {"batches_done": -1}, {"epoch": "1"}, {"epoch": -1}, {"more": 1}, None])
 def test_a_damaged_state_is_refused(change):
     sampler = ClassBalancedBatchSampler(labels_of(SIZES), 20)
