@@ -66,7 +66,7 @@ def _runs_below(folder: Path) -> list[pd.DataFrame]:
             warnings.warn(f"the study {file.parent} is left out: {error}", stacklevel=3)
     return found if sum(map(len, found)) else [_loose_runs(folder, (2, 3))]
 
-
+# %% ../nbs/24_explore.ipynb #2c6fec41
 def _named_apart(runs: pd.DataFrame) -> pd.DataFrame:
     """Variables of different data, then experiments of the same seed, with where they come from."""
     data = runs["folder"].map(lambda folder: read_header(folder).get("data"))
