@@ -3,8 +3,9 @@
 Run: python benchmarks/samplers.py
 
 The measure is what the batches are for: reading 2,048 features of each of their images, at random
-places. Beside it stand torch's own batches at random and its balanced ones, which repeat images.
-The labels follow a power law: the rarest class has a hundredth of the images of the most frequent.
+places in memory. Beside it stand torch's own batches at random and its balanced ones, which repeat
+images. The labels follow a power law: the rarest class has a hundredth of the images of the most
+frequent.
 """
 import numpy as np
 import torch

@@ -1,7 +1,7 @@
 """Does the input side keep up? The store against decoding each time, and extraction against the
 bare network. Ratios within one run, the median of several rounds.
 
-Run: python benchmarks/store.py [FOLDER OF IMAGES] [--backbones resnet152 …]
+Run: python benchmarks/store.py [FOLDER OF IMAGES] [--backbones mobilenet_v2 …]
 """
 import tempfile
 from collections.abc import Iterable
@@ -26,6 +26,7 @@ from silk_nb.synthetic import make_silk
 
 CLOTHING = Path(__file__).resolve().parents[2] / "shared" / "data" / "clothing" / "images"
 SIZE, BATCH, CHUNK = 224, 60, 8
+LONG = 8.0  # seconds that a network may take for its images; a slow one is given fewer of them
 LOOK = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 
 
@@ -95,10 +96,15 @@ def bare(backbone: Backbone, tensors: list[torch.Tensor], precision: str) -> Non
 
 def extraction(images: list[Path], backbone: Backbone, rounds: int) -> list[dict]:
     """Files to features and colour descriptors, as a share of the rate of the bare network."""
-    tensors = [normalise(load_pixels(images[n:n + CHUNK], backbone.input_size), backbone.mean,
-                         backbone.std) for n in range(0, len(images), CHUNK)]
     backbone.eval()
-    rows = []
+
+    def tensor(first: int) -> torch.Tensor:
+        pixels = load_pixels(images[first:first + CHUNK], backbone.input_size)
+        return normalise(pixels, backbone.mean, backbone.std)
+
+    one = min(seconds(lambda: bare(backbone, [tensor(0)] * 4, "float32")) for _ in range(2)) / 4
+    images, rows = images[:max(4, int(LONG / one)) * CHUNK], []
+    tensors = [tensor(n) for n in range(0, len(images), CHUNK)]
     for precision in PRECISIONS:
         taken = compare({
             "bare": lambda precision=precision: bare(backbone, tensors, precision),
@@ -106,7 +112,7 @@ def extraction(images: list[Path], backbone: Backbone, rounds: int) -> list[dict
                 images, backbone, precision=precision, quiet=True)}, rounds)
         alone, whole = (1000 * taken[name] / len(images) for name in ("bare", "all"))
         rows.append({"network": f"{backbone.name}, {backbone.input_size} px",
-                     "precision": precision, "bare ms per image": alone,
+                     "images": len(images), "precision": precision, "bare ms per image": alone,
                      "extraction ms per image": whole, "share of bare %": 100 * alone / whole})
     return rows
 
@@ -116,7 +122,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=CLOTHING)
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--backbones", nargs="+", default=["mobilenet_v2"])
+    parser.add_argument("--backbones", nargs="+", default=["mobilenet_v2", "resnet152"])
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         images, shares = find_images(chosen.folder, chosen.images, Path(work)), []
