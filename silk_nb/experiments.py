@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RunConfig', 'data_fingerprint', 'in_path', 'read_json', 'write_json', 'check_once', 'Seen', 'Prepared', 'see_images',
-           'versions', 'find_device', 'find_backbone', 'read_scores', 'build_untrained', 'run_experiment',
-           'validate_experiment', 'prepare', 'given_features', 'EXPERIMENTS', 'find_experiment']
+           'versions', 'inputs_digest', 'find_device', 'find_backbone', 'read_scores', 'build_untrained',
+           'run_experiment', 'validate_experiment', 'prepare', 'given_features', 'EXPERIMENTS', 'find_experiment']
 
 # %% ../nbs/18_experiments.ipynb #071d9b79
 import dataclasses
@@ -565,13 +565,27 @@ def _train_one(network: nn.Module, data: dict, sampler: ResumableSampler, config
     return _finish(network, experiment.after, data, counts, config, file, history, crossfit, **more)
 
 
-def _save_network(folder: Path, network: nn.Module, classes: list[str], seen: Seen) -> None:
-    """Weights, and in their header what it takes to build the network again."""
+def inputs_digest(
+    seen: Seen,
+    images: Sequence[str],  # of those that are seen
+) -> str:  # SHA-256
+    """Of what is seen in some images, in whatever order they come."""
+    chosen = sorted(images)
+    inputs = seen.inputs[pd.Index(seen.images).get_indexer(chosen)].numpy()
+    return hashlib.sha256("\n".join(chosen).encode() + inputs.tobytes()).hexdigest()
+
+
+def _save_network(folder: Path, network: nn.Module, classes: list[str], seen: Seen,
+                  images: Sequence[str]) -> None:
+    """Weights, and in their header what it takes to build the network again and to know features
+    that were given."""
     whole = isinstance(network, SilkClassifier)
     state = {("" if whole else "head.") + name: value.contiguous().cpu()
              for name, value in network.state_dict().items()}
     notes = {"classes": classes, "backbone": seen.backbone,
              "head": head_settings(network.head if whole else network)}
+    if seen.backbone is None:
+        notes["given"] = inputs_digest(seen, images)
     content = save(state, metadata={"silk_nb": json.dumps(notes)})  # one entry: several have no order
     with atomic_write(folder / "weights.safetensors") as part:
         Path(part).write_bytes(content)
@@ -725,6 +739,9 @@ def _start(table: pd.DataFrame, config: RunConfig, backbone: Backbone | None,
     """Split, features or images, sampler and untrained network of a settled configuration."""
     if prepared is not None and prepared.seen.inputs is not None and config.trainable != "none":
         raise ValueError("prepared= holds features of a frozen backbone: leave it out to train one.")
+    if prepared and prepared.seen.descriptors is None and config.recipe().alpha_co:
+        raise ValueError(f"{config.experiment!r} wants the colours of the images: hand in "
+                         "descriptors=, or take an experiment without co.")
     if backbone is None and (prepared is None or config.trainable != "none"):
         backbone = find_backbone(config)
     good, rejected = prepared[:2] if prepared else check_once(table, cache, quiet=quiet)
@@ -809,7 +826,7 @@ def run_experiment(
         raise
     with _first(place):
         if place.is_main_process:
-            _save_network(folder, network, start.classes, start.seen)
+            _save_network(folder, network, start.classes, start.seen, start.split["image"])
             tested = apply_network(network.to(place.device), start.data["test"],
                                    device=place.device)[0]
             _write_results(folder, header, start.split, start.account, start.rejected, history,
@@ -895,7 +912,8 @@ def _as_rows(table: pd.DataFrame, what: str, rows: object) -> Tensor:
     try:
         return torch.from_numpy(np.array(rows, dtype=np.float32))  # a copy of one's own
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the {what} must be rows of numbers: {error}.") from None
+        hint = " Read a file first, such as with numpy.load" if isinstance(rows, str | Path) else ""
+        raise ValueError(f"the {what} must be rows of numbers: {error}.{hint}") from None
 
 
 def given_features(

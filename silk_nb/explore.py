@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from .annotations import atomic_write
 from .comparators import AveragedHead
 from .evaluation import plot_per_class_f1
-from .experiments import Prepared, check_once
+from .experiments import Prepared, check_once, find_device, inputs_digest
 from .features import FeatureData, extract_descriptors, extract_features
 from .imbalance import class_counts, literal_text, minority_classes, plot_class_distribution
-from .predict import TrainedHead, load_head, load_run, read_header
+from .predict import TrainedHead, load_head, load_run, read_header, read_run_table
 from .samplers import (ClassBalancedBatchSampler, RandomBatchSampler, batch_shares,
                               largest_balanced_batch, plot_batches)
 from .study import collect_study
@@ -89,6 +89,8 @@ def find_runs(
     the experiment. Raises `FileNotFoundError` or `ValueError` where there is none; warns of a damaged
     study among others."""
     folder = Path(folder)
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file: name the folder of a run or a study.")
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}.")
     if (folder / "config.json").is_file():
@@ -105,15 +107,9 @@ def find_runs(
 def read_split(
     folder: str | Path,  # a run folder
 ) -> pd.DataFrame:  # image, group, label, split
-    """The images of a run as it dealt them. Raises as `read_header` does, and for an empty table."""
+    """The images of a run as it dealt them. Raises as `read_header` and `read_run_table` do."""
     read_header(folder)
-    file = Path(folder) / "split.csv"
-    if not file.is_file():
-        raise ValueError(f"the run in {folder} has no split.csv any more: train it again.")
-    split = pd.read_csv(file, keep_default_na=False, dtype=str)
-    if not len(split):
-        raise ValueError(f"{file} lists no image: train the run again.")
-    return split
+    return read_run_table(folder, "split.csv")
 
 # %% ../nbs/24_explore.ipynb #2d42b944
 def variable_counts(
@@ -233,7 +229,8 @@ class RunImages(NamedTuple):
         """The spaces that there are to draw."""
         if not self.networks:
             return {"f_RN": "features (no network)"}
-        return {"f_RN": "f_RN", "f_aux": "f_aux" + (
+        given = self.header.get("seen") == "features that were given"
+        return {"f_RN": "features" if given else "f_RN", "f_aux": "f_aux" + (
             f" of {self.networks} networks, joined" if self.networks > 1 else "")}
 
     @property
@@ -253,14 +250,20 @@ class ChangedImagesWarning(UserWarning):
 
 def _moved(split: pd.DataFrame, image_dir: str | Path) -> pd.DataFrame:
     """The images in another folder, in place of the innermost one that all of them were in."""
-    folders = [os.path.dirname(image) for image in split["image"]]
-    try:
-        root = os.path.commonpath(folders)
-    except ValueError:
+    root = _innermost(split)
+    if root is None:
         raise ValueError("the images of this run were in folders that have nothing in common: "
-                         "image_dir= cannot stand for them, put the images back.") from None
+                         "image_dir= cannot stand for them, put the images back.")
     return split.assign(image=[str(Path(image_dir) / os.path.relpath(image, root or "."))
                                for image in split["image"]])
+
+
+def _innermost(split: pd.DataFrame) -> str | None:
+    """The innermost folder that all images are in, if there is one."""
+    try:
+        return os.path.commonpath([os.path.dirname(image) for image in split["image"]])
+    except ValueError:
+        return None
 
 
 def _still_there(folder: Path, split: pd.DataFrame, cache: str | Path | None, quiet: bool
@@ -268,9 +271,10 @@ def _still_there(folder: Path, split: pd.DataFrame, cache: str | Path | None, qu
     """The images that can be read, and the others with the reason."""
     try:
         good, left_out = check_once(split, cache, quiet=quiet)
-    except ValueError as error:
-        raise ValueError(f"the images of {folder} are not there ({error}): put them back, or name the "
-                         "folder that they are in now, image_dir=FOLDER.") from None
+    except ValueError:
+        raise ValueError(f"none of the {len(split)} images of {folder} can be read, the first is "
+                         f"{split['image'].iloc[0]}: put them back, or name with image_dir= the folder "
+                         f"that now stands for {_innermost(split)}.") from None
     if len(left_out):
         first = f"{left_out['image'].iloc[0]}: {left_out['reason'].iloc[0]}"
         warnings.warn(f"{len(left_out)} of {len(split)} images of {folder} are left out, the first "
@@ -282,6 +286,9 @@ def _given(folder: Path, images: pd.Series, files: pd.Series, trained: TrainedHe
            prepared: Prepared, cache: str | Path | None, quiet: bool
            ) -> tuple[Tensor, Tensor | None]:
     """The features and colours of a run's images among those that are at hand."""
+    if not isinstance(prepared, Prepared):
+        raise ValueError("prepared= wants what `given_features` or `prepare` makes, not "
+                         f"{type(prepared).__name__}.")
     seen = prepared.seen
     if seen.inputs is None or seen.backbone != trained.backbone:
         raise ValueError(f"prepared= holds no features, or those of another backbone than {folder} "
@@ -291,6 +298,9 @@ def _given(folder: Path, images: pd.Series, files: pd.Series, trained: TrainedHe
         raise ValueError(f"there are no features for {(at < 0).sum()} of {len(images)} images of "
                          f"{folder}, the first is {images[at < 0].iloc[0]}: give the label "
                          "table and the features that the run was made on.")
+    if trained.given not in (None, inputs_digest(seen, images)):
+        raise ValueError(f"the features are not those that {folder} was made on, or their rows are in "
+                         "another order.")
     if seen.descriptors is not None:
         return seen.inputs[at], seen.descriptors[at]
     try:
@@ -303,10 +313,7 @@ def _given(folder: Path, images: pd.Series, files: pd.Series, trained: TrainedHe
 def _check_scores(folder: Path, images: pd.Series, scores: pd.Series) -> None:
     """`ValueError` where test images do not get the scores that the run gave them; a warning where
     these are few, such as photographs that were edited."""
-    file = folder / "predictions.csv"
-    if not file.is_file():
-        return
-    said = pd.read_csv(file, keep_default_na=False, dtype={"image": str}).set_index("image")["score"]
+    said = read_run_table(folder, "predictions.csv").set_index("image")["score"]
     other = (pd.Series(scores.to_numpy(), index=images).reindex(said.index) - said).abs() > 0.02
     told = f"{other.sum()} of {len(said)} test images get other scores than in {folder}"
     if other.sum() > max(1, len(said) / 10):
@@ -344,7 +351,7 @@ def see_run(
 
     Raises as `load_run` does, and `ValueError` where no image can be read or images or features are
     not those of the run; warns of images that cannot be read (`MissingImagesWarning`)."""
-    folder = Path(folder)
+    folder, device = Path(folder), device and find_device(device)
     header, trained, split = read_header(folder), load_head(folder), read_split(folder)
     counts = class_counts(split["label"])
     here = split if image_dir is None else _moved(split, image_dir)
@@ -403,7 +410,7 @@ def nearest(
     own = torch.from_numpy(np.arange(len(points)) if groups is None else pd.factorize(np.asarray(groups))[0])
     may = torch.ones(len(points), dtype=torch.bool) if among is None else torch.tensor(np.asarray(among))
     others = most_neighbours(own, may)
-    if not 1 <= k <= others:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= others:
         raise ValueError(f"k must lie in 1..{others} for {int(may.sum())} images of "
                          f"{own[may].unique().numel()} objects, not {k!r}.")
     squares, found = points.square().sum(1), []
@@ -457,8 +464,13 @@ def cluster_numbers(
     `by chance` is the purity of neighbours drawn at random.
     """
     values, names = np.asarray(values), np.asarray(labels, dtype=object)
+    if len(values) != len(names):
+        raise ValueError(f"there are {len(values)} rows of features and {len(names)} labels.")
     known = np.ones(len(names), dtype=bool) if trained is None else np.asarray(trained, dtype=bool)
     asked = known if trained is None else ~known
+    if not (known.any() and asked.any()):
+        which = "all images were" if known.any() else "no image was"
+        raise ValueError(f"{which} trained on, so there is nothing to compare: leave out trained=.")
     own, mine = silhouettes(values[asked], names[asked]), names[asked]
     objects = np.arange(len(names)) if groups is None else np.asarray(groups)
     near = nearest(values, min(k, most_neighbours(objects, known)), groups=objects,
@@ -521,6 +533,10 @@ def embed(
     values = np.ascontiguousarray(values, dtype=np.float32)
     if method not in ("UMAP", "PCA"):
         raise ValueError(f'method must be "UMAP" or "PCA", not {method!r}.')
+    if method == "UMAP" and neighbours < 2:
+        raise ValueError(f"neighbours must be 2 or more, not {neighbours!r}.")
+    if bad := int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).sum()):
+        raise ValueError(f"the features of {bad} of {len(values)} images are not finite.")
     if values.ndim != 2 or len(values) < 4 or values.shape[1] < 2:
         raise ValueError("a picture of clusters wants 4 images or more and 2 features or more, "
                          f"these are {values.shape}.")
@@ -600,6 +616,12 @@ def plot_clusters(
     points = np.asarray(points)
     if by not in COLOUR_BY:
         raise ValueError(f"by must be one of {', '.join(COLOUR_BY)}, not {by!r}.")
+    if lacking := {"label", by} - set(table):
+        raise ValueError(f"the table has no column {min(lacking)!r}; it has {', '.join(table)}.")
+    classes = list(classes or class_counts(table["label"]).index)
+    if others := set(table["label"]) - set(classes):
+        raise ValueError(f"classes= leaves out {', '.join(sorted(others))}: name all, or give the "
+                         "points and rows of some classes only.")
     if points.shape != (len(table), 2):
         raise ValueError(f"there are points of shape {points.shape} for {len(table)} images.")
     ax = ax or plt.subplots(figsize=(7, 4.8), layout="constrained")[1]
@@ -612,24 +634,23 @@ def plot_clusters(
             drawn = ax.scatter(*points[chosen].T, c=table["score"][chosen], cmap="viridis", vmin=0,
                                vmax=1, **look)
             continue
-        for _, rows, colour, marker in point_kinds(
-                table, by, classes or class_counts(table["label"]).index):
+        for _, rows, colour, marker in point_kinds(table, by, classes):
             ax.scatter(*points[chosen & rows.to_numpy()].T, color=colour, marker=marker,
                        **({"edgecolor": "none"} | look))
     if by == "score":
-        ax.figure.colorbar(drawn, ax=ax, label="score of the predicted class")
+        ax.figure.colorbar(drawn, ax=ax, label="score of the predicted class" + (
+            "; black edge: minority class" if rare.any() else ""))
     else:
         _cluster_legend(ax, table, by, classes, minority)
     ax.set(title=title, xticks=[], yticks=[], xlabel="dimension 1", ylabel="dimension 2")
     return literal_text(ax)
 
 # %% ../nbs/24_explore.ipynb #48ce04a1
-def _cluster_legend(ax: Axes, table: pd.DataFrame, by: str, classes: Sequence[str] | None,
+def _cluster_legend(ax: Axes, table: pd.DataFrame, by: str, classes: Sequence[str],
                     minority: Sequence[str]) -> None:
     """What the colours mean, outside of the axes, with numbers of images."""
     handles = []
-    for name, rows, colour, marker in point_kinds(
-            table, by, classes or class_counts(table["label"]).index):
+    for name, rows, colour, marker in point_kinds(table, by, classes):
         rare = name in set(minority) and by == "label"
         handles.append(ax.scatter([], [], s=30, color=colour, marker=marker, linewidth=0.7,
                                   edgecolor="black" if rare else "none",
@@ -652,6 +673,8 @@ def plot_spaces(
     _, axes = plt.subplots(1, len(seen.spaces), squeeze=False, layout="constrained",
                            figsize=(9.6 if len(seen.spaces) > 1 else 6.4, 4.1))
     table, told = seen.table, f"{seen.title}: all {len(seen.table)} images"
+    if len(seen.left_out):
+        told += f" but {len(seen.left_out)} that cannot be read"
     other = table[~seen.trained]
     counted = other["label"].nunique() > 1 and seen.trained.any()
     for ax, (space, name) in zip(axes[0], seen.spaces.items(), strict=True):
@@ -662,9 +685,11 @@ def plot_spaces(
             title += f"\npurity {mean['purity']:.2f}, silhouette {mean['silhouette']:.2f}"
         plot_clusters(run_points(seen, space, method, seed=seed), table, by, title=title,
                       classes=seen.classes, minority=seen.minority, ax=ax)
-    if by != "score":
-        for ax in axes[0][:-1]:
-            ax.get_legend().remove()  # that of its neighbour says it
+    for ax in axes[0][:-1]:  # what its neighbour says as well
+        if by != "score":
+            ax.get_legend().remove()
+        for bar in {points.colorbar for points in ax.collections} - {None}:
+            bar.remove()
     if counted:
         told += f";\npurity and silhouette of the {len(other)} not trained on"
     axes[0][0].figure.suptitle(told, parse_math=False)
@@ -674,7 +699,10 @@ def plot_spaces(
 def _chosen_runs(runs: pd.DataFrame, variable: str, experiments: Sequence[str] | None
                  ) -> pd.DataFrame:
     """The rows of one variable and some experiments. `ValueError` for what there is not."""
-    experiments = list(runs["experiment"].unique() if experiments is None else experiments)
+    if not isinstance(runs, pd.DataFrame):
+        raise ValueError(f"runs must be the table from `find_runs`, not {type(runs).__name__}.")
+    experiments = [experiments] if isinstance(experiments, str) else list(
+        runs["experiment"].unique() if experiments is None else experiments)
     if not experiments:
         raise ValueError("no experiment is chosen: choose at least one experiment.")
     for what, wanted in (("variable", [variable]), ("experiment", experiments)):
@@ -717,14 +745,13 @@ def plot_experiments(
     a map. Raises `ValueError` for an unknown name and for a run without test images."""
     chosen, tables = _chosen_runs(runs, variable, experiments), {}
     for row in chosen.itertuples():
-        table = pd.read_csv(Path(row.folder) / "per_class.csv", dtype={"class": str},
-                            keep_default_na=False).set_index("class")
+        table = read_run_table(row.folder, "per_class.csv").set_index("class")
         if not table["test"].sum():
             raise ValueError(f"the run in {row.folder} has no test images: nothing to compare.")
         tables.setdefault(row.experiment, []).append(table)
     many, seeds = len(tables) > 8, chosen.groupby("experiment")["seed"].nunique().max()
     ax = _f1_map(tables, ax) if many else plot_per_class_f1(tables, ax=ax)
-    told = f"{variable}: F1 per class"
+    told = f"{variable}: F1 per class" + (f", {next(iter(tables))}" if len(tables) == 1 else "")
     if seeds > 1:
         told += f", mean{' ± deviation' * (not many)} of {seeds} seeds"
     rows = 0 if many or len(tables) == 1 else -(-len(tables) // 4)  # of the legend below the title
@@ -740,12 +767,9 @@ def read_predictions(
     """What the runs said of their test images. Raises `ValueError` where a run has none."""
     tables = []
     for row in _chosen_runs(runs, variable, experiments).itertuples():
-        file = Path(row.folder) / "predictions.csv"
-        said = pd.read_csv(file, keep_default_na=False, dtype={
-            name: str for name in ("image", "group", "truth", "predicted")}) if file.exists() else []
+        said = read_run_table(row.folder, "predictions.csv")
         if not len(said):
-            raise ValueError(f"the run in {row.folder} has no test images: its predictions.csv is "
-                             "missing or empty. Train it again, or look at another run.")
+            raise ValueError(f"the run in {row.folder} has no test images: look at another run.")
         tables.append(said[["image", "group", "truth", "predicted", "score"]].assign(
             experiment=row.experiment, seed=row.seed))
     return pd.concat(tables, ignore_index=True)
@@ -756,6 +780,8 @@ def mistakes(
     name: str,  # of a class
 ) -> pd.DataFrame:  # the rows that are of the class or were taken for it, and not both
     """The images behind the F1 of a class. Raises `ValueError` for a class that does not occur."""
+    if not len(predictions):
+        raise ValueError("there are no predictions: choose other runs.")
     known = sorted({*predictions["truth"], *predictions["predicted"]})
     if name not in known:
         raise ValueError(f"no test image is of the class {name!r} or was taken for it; there are "

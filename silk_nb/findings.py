@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from .annotations import atomic_write, write_table
 from .evaluation import METRIC_NAMES
 from .imbalance import balance_deviation, imbalance_ratio
+from .predict import read_run_table
 from .recipes import HEADS, find_experiment
 from .report import page_style, page_words, png_figures
 from .statistics import (paired_differences, per_class_summary, plain_comparison,
@@ -48,12 +49,11 @@ def _classes_of(folder: Path, results: pd.DataFrame) -> tuple[dict, dict, dict, 
     classes, minority, counts, training = {}, {}, {}, {}
     for name, rows in results.groupby("variable", sort=False):
         place = folder / rows["folder"].iloc[0]
-        table = pd.read_csv(place / "per_class.csv", keep_default_na=False, dtype={"class": str})
-        split = pd.read_csv(place / "split.csv", keep_default_na=False, dtype=str)
+        table, split = (read_run_table(place, name) for name in ("per_class.csv", "split.csv"))
         for kept, part in ((counts, split), (training, split[split["split"] == "train"])):
             kept[name] = part["label"].value_counts().reindex(table["class"], fill_value=0).to_dict()
         classes[name] = sorted(counts[name], key=lambda c: -training[name][c])  # noqa: B023
-        minority[name] = table["class"][table["minority"].astype(str) == "True"].tolist()
+        minority[name] = table["class"][table["minority"]].tolist()
     return classes, minority, counts, training
 
 

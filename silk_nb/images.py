@@ -7,6 +7,7 @@ __all__ = ['short_name', 'mark_training', 'show_images', 'contact_sheet', 'colou
            'plot_image_colours', 'suspects', 'export_suspects', 'plot_suspects']
 
 # %% ../nbs/25_images.ipynb #ab30b4f8
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -54,6 +55,10 @@ def show_images(
     if not len(images):
         raise ValueError("there is no image to show: choose another class or another region.")
     captions = [""] * len(images) if captions is None else captions
+    if len(captions) != len(images):
+        raise ValueError(f"there are {len(captions)} captions for {len(images)} images.")
+    if columns < 1:
+        raise ValueError(f"columns must be 1 or more, not {columns!r}.")
     if axes is None:
         columns = min(columns, max(len(images), 4))
         rows, lines = -(-len(images) // columns), max(str(c).count("\n") + bool(c) for c in captions)
@@ -69,13 +74,14 @@ def show_images(
             ax.set(xticks=[], yticks=[])
         except (FileNotFoundError, UnreadableImageError) as error:
             reason = getattr(error, "reason", "no such file")
-            say_instead(ax, f"{short_name(Path(image).name)}\n{reason[:40]}").set_aspect("equal")
+            words = "\n".join(textwrap.wrap(reason, 15, max_lines=3, placeholder=" …"))
+            say_instead(ax, f"{short_name(Path(image).name)}\n{words}").set_aspect("equal")
         ax.set_title(caption, fontsize=9, parse_math=False)
     return list(axes[:len(images)])
 
 
 def contact_sheet(
-    table: pd.DataFrame,  # image and label; what else is known: split, predicted and right
+    table: pd.DataFrame | RunImages,  # image and label; what is known: split, predicted and right
     name: str,  # of a class
     *,
     most: int = 24,  # images, drawn at random where there are more
@@ -85,6 +91,9 @@ def contact_sheet(
     """Photographs of one class, those that were trained on marked. For some images only, give some
     rows only, such as `table[table["split"] == "test"]`. Raises `ValueError` for a class without
     images."""
+    table = table.table if isinstance(table, RunImages) else table
+    if most < 1:
+        raise ValueError(f"most must be 1 or more, not {most!r}.")
     rows = table[table["label"] == name]
     if not len(rows):
         raise ValueError(f"there is no image of the class {name!r}; there are "
@@ -124,6 +133,15 @@ def _space(seen: RunImages, by: str) -> np.ndarray:
     return spaces[by]()
 
 
+def _row(seen: RunImages, position: int) -> int:
+    """`position` where there is such an image, else `ValueError`."""
+    whole = isinstance(position, int | np.integer) and not isinstance(position, bool)
+    if not whole or not 0 <= position < len(seen.table):
+        raise ValueError(f"position must be a whole number in 0..{len(seen.table) - 1}, "
+                         f"not {position!r}.")
+    return int(position)
+
+
 def neighbours_of(
     seen: RunImages,  # from `see_run`
     position: int,  # row of the image in `seen.table`
@@ -132,8 +150,7 @@ def neighbours_of(
     k: int = 7,
 ) -> pd.DataFrame:  # rows of `seen.table` with a column `distance`, nearest first
     """The nearest images of other objects. Raises `ValueError` for another `by` or no such row."""
-    if not 0 <= position < len(seen.table):
-        raise ValueError(f"position must lie in 0..{len(seen.table) - 1}, not {position!r}.")
+    position = _row(seen, position)
     near, far = nearest(_space(seen, by), k, groups=seen.table["group"], rows=[position])
     return seen.table.iloc[near[0]].assign(distance=far[0])
 
@@ -146,8 +163,8 @@ def plot_neighbours(
 ) -> list[Axes]:
     """An image and its neighbours in f_aux and, where colours are known, by colour. Raises as
     `neighbours_of` does."""
-    own = seen.table.iloc[position] if 0 <= position < len(seen.table) else None
-    k = min(k, most_neighbours(seen.table["group"])) or 1
+    own = seen.table.iloc[_row(seen, position)]
+    k = min(k, most_neighbours(seen.table["group"]))
     images, captions, known = [], [], seen.colours is not None
     space = "f_aux" if seen.networks else "features"
     for by, name in (("f_aux", space), ("colour", "colour"))[:1 + known]:

@@ -34,6 +34,7 @@ from .evaluation import METRIC_NAMES
 from .experiments import (Prepared, RunConfig, Seen, build_untrained, data_fingerprint,
                                  in_path, prepare, read_json, read_scores, run_experiment,
                                  versions, write_json)
+from .predict import read_run_table
 from .recipes import expand_names, find_experiment
 
 # %% ../nbs/20_study.ipynb #38e0fe34
@@ -244,9 +245,7 @@ def collect_predictions(
     """What every finished run said of every test image. Raises as `read_study` does."""
     tables = []
     for run in collect_study(folder).to_dict("records"):
-        said = pd.read_csv(Path(folder) / run["folder"] / "predictions.csv", keep_default_na=False,
-                           dtype={"image": str, "group": str, "truth": str, "predicted": str},
-                           usecols=["image", "group", "truth", "predicted"])
+        said = read_run_table(Path(folder) / run["folder"], "predictions.csv")
         tables.append(said.assign(**{k: run[k] for k in ("variable", "experiment", "seed")}))
     columns = ["variable", "experiment", "seed", "image", "group", "truth", "predicted"]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)

@@ -380,8 +380,17 @@ def _suspect_part(seen: RunImages) -> VBox:
         show_in(place, lambda: words(f"{len(found())} images are suspect."),
                 lambda: plot_suspects(found()))
 
+    def written() -> HTML:
+        name = file.value.strip()
+        if not name or Path(name).is_dir():
+            raise ValueError("name a file, such as suspects.csv.")
+        if Path(name).exists():
+            raise ValueError(f"{name} is there already, maybe with a curator's notes: name another "
+                             "file.")
+        return words(f"written: {export_suspects(found(), name)}")
+
     def write(_: object = None) -> None:
-        show_in(told, lambda: words(f"written: {export_suspects(found(), file.value)}"))
+        show_in(told, written)
 
     least.observe(redraw, names="value")
     splits.observe(redraw, names="value")
@@ -439,7 +448,9 @@ def explore(
     names = [f"{row.experiment} on {row.variable}, seed {row.seed}" for row in runs.itertuples()]
     which = w.Dropdown(options=list(zip(names, runs["folder"], strict=True)), description="run",
                        layout={"width": "420px"})
-    clusters, images = w.VBox(), w.VBox()
+    clusters, images, classes, scores = w.VBox(), w.VBox(), w.VBox(), w.VBox()
+    show_in(classes, lambda: distribution_widget(runs))
+    show_in(scores, lambda: experiment_widget(runs))
 
     def change(_: object = None) -> None:
         for place in (clusters, images):
@@ -457,7 +468,7 @@ def explore(
 
     which.observe(change, names="value")
     change()
-    return w.VBox([_tabs({"Classes": distribution_widget(runs), "F1 per class": experiment_widget(runs),
+    return w.VBox([_tabs({"Classes": classes, "F1 per class": scores,
                           "Clusters": w.VBox([which, clusters]), "Images": w.VBox([which, images])})])
 
 

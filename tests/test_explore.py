@@ -2,6 +2,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -9,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from execnb.nbio import read_nb
+from execnb.shell import CaptureShell
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -178,7 +181,7 @@ def test_a_network_that_learned_its_training_images_by_heart_has_no_better_numbe
     others = cluster_numbers(values, labels, trained=trained)
     assert cluster_numbers(values, labels)["silhouette"].mean() > 0.2
     assert others["silhouette"].abs().max() < 0.1 and others["images"].sum() == 200
-    with pytest.raises(ValueError, match="k must lie in 1..0 for 0 images"):
+    with pytest.raises(ValueError, match="no image was trained on, so"):
         cluster_numbers(values, labels, trained=[False] * 400)
 
 
@@ -238,6 +241,9 @@ def test_runs_on_other_data_are_no_rivals(study, runs, tmp_path):
             file.write_text(json.dumps(header | {"data": "other"}))
             (file.parent / "split.csv").write_text(
                 "image,group,label,split\n" + f"{at}.jpg,{at},tabby,train\n" * 5)
+            (file.parent / "per_class.csv").write_text(
+                "class,train,test,minority,precision,recall,f1\ntabby,5,0,False,0,0,0\n")
+            (file.parent / "metrics.json").write_text('{"mean_f1": 0.0}')
     found = find_runs(tmp_path)
     assert set(found["variable"]) == {"technique (first)", "technique (second)", "material"}
     assert set(found[found["variable"] != "material"]["experiment"]) == {"C*", "LR"}
@@ -262,11 +268,32 @@ def test_folders_without_runs_are_said(tmp_path, copied):
 def test_a_run_without_its_split_is_said(copied):
     split = copied / "split.csv"
     split.write_text(split.read_text().splitlines()[0] + "\n")
-    with pytest.raises(ValueError, match="split.csv lists no image"):
+    with pytest.raises(ValueError, match="split.csv is damaged .* training images would be 0, the"):
         read_split(copied)
     split.unlink()
     with pytest.raises(ValueError, match="no split.csv any more"):
         see_run(copied, quiet=True)
+
+
+@pytest.mark.parametrize("name", ["split.csv", "per_class.csv", "predictions.csv"])
+@pytest.mark.parametrize("harm", ["half of the rows", "half of the bytes", "empty", "no text",
+                                  "gone", "another column"])
+def test_a_damaged_table_is_named_and_not_believed(copied, name, harm):
+    """No picture of half of the images, and no message of pandas alone."""
+    file = copied / name
+    content, rows = file.read_bytes(), file.read_text().splitlines(keepends=True)
+    file.write_bytes({"half of the rows": "".join(rows[:len(rows) // 2]).encode(), "empty": b"",
+                      "half of the bytes": content[:len(content) // 2], "gone": b"",
+                      "no text": b"\xff\xfe\x00" + content[:50],
+                      "another column": b"x" + content}[harm])
+    if harm == "gone":
+        file.unlink()
+    runs = find_runs(copied)
+    looks = {"split.csv": lambda: variable_counts(runs),
+             "per_class.csv": lambda: plot_experiments(runs, "technique"),
+             "predictions.csv": lambda: read_predictions(runs, "technique")}
+    with pytest.raises(ValueError, match=rf"{name} is damaged|has no {name} any more"):
+        looks[name]()
 
 
 def test_a_run_without_test_images_is_said(copied):
@@ -275,7 +302,7 @@ def test_a_run_without_test_images_is_said(copied):
     per_class = pd.read_csv(copied / "per_class.csv").assign(test=0)
     per_class.to_csv(copied / "per_class.csv", index=False)
     runs = find_runs(copied)
-    with pytest.raises(ValueError, match="has no test images: its predictions.csv"):
+    with pytest.raises(ValueError, match="has no test images: look at another run"):
         read_predictions(runs, "technique")
     with pytest.raises(ValueError, match="has no test images: nothing to compare"):
         plot_experiments(runs, "technique")
@@ -306,7 +333,7 @@ def test_missing_and_torn_images_are_left_out_with_a_word(copied, tmp_path, seen
     assert fewer.table["image"].tolist() == seen.table["image"][2:].tolist()
     split.assign(image=str(folder / "gone") + split.index.astype(str)).to_csv(
         copied / "split.csv", index=False)
-    with pytest.raises(ValueError, match="are not there .* put them back, or .* image_dir=FOLDER"):
+    with pytest.raises(ValueError, match="none of the 180 images .* that now stands for .*images"):
         see_run(copied, quiet=True)
 
 
@@ -380,8 +407,8 @@ def test_a_run_on_features_of_ones_own_is_seen_with_them(own, tmp_path):
 def test_features_that_are_not_those_of_the_run_are_refused(own, runs, silk_table):
     folder, table, features = own
     for rows, wrong, told in ((table[:-9], features[:-9], "no features for 9 of 150 images"),
-                              (table, features[:, 1:], r"do not fit the network .* N×8"),
-                              (table, features[::-1].copy(), "test images get other scores")):
+                              (table, features[:, 1:], "not those that .* was made on"),
+                              (table, np.r_[features[1::-1], features[2:]], "in another order")):
         with pytest.raises(ValueError, match=told):
             see_run(folder, prepared=given_features(rows, wrong))
     other = given_features(silk_table, np.ones((len(silk_table), 1024)))
@@ -615,7 +642,7 @@ def test_neighbours_of_an_image_are_of_other_objects(seen):
     few = seen._replace(table=seen.table[:4], f_aux=seen.f_aux[:4], colours=seen.colours[:4])
     most = 4 - few.table["group"].value_counts().max()
     assert len(plot_neighbours(few, 0)) == 2 * (1 + most)
-    with pytest.raises(ValueError, match="position must lie in 0..179"):
+    with pytest.raises(ValueError, match="position must be a whole number in 0..179"):
         plot_neighbours(seen, 180)
     with pytest.raises(ValueError, match="by must be one of f_aux, f_RN, colour"):
         neighbours_of(seen, 5, "shape")
@@ -678,3 +705,33 @@ def test_a_run_on_photographs_of_clothing(shared, tmp_path):
     numbers = cluster_numbers(seen.f_aux, seen.table["label"], groups=seen.table["group"])
     assert (numbers["purity"] > numbers["by chance"]).all()
     assert len(plot_spaces(seen, method="PCA")) == 2 and len(contact_sheet(seen.table, "shoes"))
+
+
+# the pages, on a folder of one's own
+
+@pytest.fixture(scope="module")
+def own_study(silk_table, silk_cache, tmp_path_factory):
+    """A study with other names of variables and classes than the pages' own."""
+    table = silk_table.rename(columns={"technique": "weave", "material": "fibre"})
+    for variable in ("weave", "fibre"):
+        table[variable] = table[variable].cat.rename_categories(lambda name: f"a {name}")
+    folder = tmp_path_factory.mktemp("own") / "study"
+    run_study(table, folder, ["weave", "fibre"], ["C", "C*"], 1, cache=silk_cache, quiet=True,
+              config=replace(CONFIG, variable="weave", allow_imbalanced=True))
+    return folder
+
+
+@pytest.mark.parametrize("page, run", [("24_explore", False), ("24_explore", True),
+                                       ("25_images", True), ("26_widgets", False)])
+def test_a_page_opens_a_folder_of_ones_own(own_study, silk_cache, monkeypatch, page, run):
+    monkeypatch.setattr("silk_nb.features.default_cache", lambda: silk_cache)
+    folder = find_runs(own_study)["folder"][0] if run else own_study
+    nb = read_nb(Path(__file__).resolve().parents[1] / "nbs" / f"{page}.ipynb")
+    named = [cell for cell in nb.cells if cell.source.startswith("folder = None")]
+    assert len(named) == 1
+    named[0].source = f"folder, cache = {str(folder)!r}, {str(silk_cache)!r}"
+    shell = CaptureShell()
+    shell.run_all(nb, exc_stop=True)
+    assert str(shell.user_ns["seen"].folder).startswith(str(own_study))
+    if page != "26_widgets":  # whose figures are pictures
+        assert "a velvet" in "".join(str(cell.get("outputs", "")) for cell in nb.cells)

@@ -251,10 +251,12 @@ def test_what_cannot_be_opened_is_said(runs, tmp_path, silk_cache):
     assert "holds no finished run" in told(explore(tmp_path))
     folder = Path(shutil.copytree(runs["folder"][0], tmp_path / "run"))
     (folder / "weights.safetensors").unlink()
-    (folder / "predictions.csv").write_text("image,group,truth,predicted,score\n")
+    (folder / "predictions.csv").unlink()
     widget = explore(folder, cache=silk_cache)
     assert "weights.safetensors: start the same training" in told(widget)
-    assert "has no test images" in told(widget)
+    assert "has no predictions.csv any more" in told(widget)
+    (folder / "split.csv").write_text("")
+    assert "split.csv is damaged" in told(explore(folder, cache=silk_cache))
 
 
 def test_a_run_of_one_class_is_said(seen):
