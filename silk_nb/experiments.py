@@ -45,10 +45,10 @@ from .model import Backbone, SilkClassifier, SilkHead, load_backbone, speed_up
 from .recipes import EXPERIMENTS, HEADS, Experiment, find_experiment
 from .report import standard_figures, write_report
 from .samplers import ClassBalancedBatchSampler, ResumableSampler, largest_balanced_batch
-from .steps import Alone, Place
+from .steps import Alone, Place, refuse_running_norm, share_of
 from .store import StoredData, augmentation, build_store
 from .training import (CrossFit, NonFiniteLossError, TrainingConfig, apply_network, fit,
-                              halve)
+                              halve, telling_of_memory)
 
 _all_ = ["EXPERIMENTS", "find_experiment"]  # of silk_nb.recipes, at hand here too
 
@@ -219,8 +219,9 @@ def write_json(
 
 
 def _comparable(run: dict) -> dict:
-    """The settings of a run, its weights file by the one path that links lead to."""
-    return run | {"weights": _absolute(run.get("weights"), os.path.realpath)}
+    """The settings of a run that make it another one, its weights file by the one path that links
+    lead to. How many images are seen at a time changes what a device must hold, and rounding."""
+    return run | {"weights": _absolute(run.get("weights"), os.path.realpath), "micro_batch": None}
 
 
 def _claim(folder: Path, header: dict) -> bool:
@@ -781,6 +782,14 @@ def _first(place: Place) -> Iterator[None]:
         place.wait_for_everyone()
 
 # %% ../nbs/18_experiments.ipynb #4cce0672
+def _check_parts(start: _Start, config: RunConfig, place: Place) -> None:
+    """`ValueError` where batches cannot be cut or shared as they would have to be."""
+    share_of(torch.arange(start.sampler.batch_size), 0, place.num_processes)
+    mode = start.network.training
+    refuse_running_norm(start.network.train(), place.num_processes, config.micro_batch)
+    start.network.train(mode)
+
+
 def run_experiment(
     table: pd.DataFrame,  # as from `read_annotations`
     folder: str | Path,  # the run folder: new, or of the same run, which is then gone on with
@@ -815,20 +824,24 @@ def run_experiment(
     with _first(place):
         start = _start(table, config, backbone, prepared, cache, str(place.device), quiet)
         start.speed_up(speedups)
+        _check_parts(start, config, place)
         header["batch_size"] = start.sampler.batch_size
         if place.is_main_process:
             header = _begin(folder, header, start.split, start.rejected)
     try:
         network, history, crossfit = start.train(folder, config, place, quiet)
-    except NonFiniteLossError:
-        if place.is_main_process:
+    except (NonFiniteLossError, torch.OutOfMemoryError) as error:
+        lost = isinstance(error, NonFiniteLossError) or not any(folder.glob("checkpoint*.pt"))
+        if place.is_main_process and lost:
             _withdraw(folder)  # other settings are wanted, and they may want the same folder
         raise
     with _first(place):
         if place.is_main_process:
             _save_network(folder, network, start.classes, start.seen, start.split["image"])
-            tested = apply_network(network.to(place.device), start.data["test"],
-                                   device=place.device)[0]
+            at_once = config.micro_batch or 256
+            with telling_of_memory(place, None, at_once * place.num_processes):
+                tested = apply_network(network.to(place.device), start.data["test"],
+                                       batch_size=at_once, device=place.device)[0]
             _write_results(folder, header, start.split, start.account, start.rejected, history,
                            {"validation": crossfit.scores, "test": tested})
             _tidy(folder)

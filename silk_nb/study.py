@@ -99,7 +99,7 @@ def _differences(held: dict, wanted: dict, what: str) -> list[str]:
     """What differs between two headers, in names of settings."""
     usual = json.loads(json.dumps(asdict(RunConfig(""))))
     settings = {k: v for k, v in usual.items() if k in wanted[what]} | held[what]  # of an older one
-    keys, found = sorted(set(settings) | set(wanted[what])), []
+    keys, found = sorted((set(settings) | set(wanted[what])) - {"micro_batch"}), []
     for key in keys:
         old, new = settings.get(key), wanted[what].get(key)
         if what != "study" or key not in _GROWING:

@@ -1,6 +1,7 @@
 """One run from the label table to the run folder: what it holds, and what no kill changes."""
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,8 +32,9 @@ from silk_nb.experiments import (
     run_experiment,
     validate_experiment,
 )
-from silk_nb.model import load_backbone
+from silk_nb.model import SilkClassifier, load_backbone
 from silk_nb.predict import evaluate_run, load_run, predict_images, read_header
+from silk_nb.steps import Alone
 from silk_nb.training import NonFiniteLossError
 
 CONFIG = RunConfig("technique", "C + co + sem", backbone="shufflenet_v2_x0_5",
@@ -317,6 +319,51 @@ def test_fine_tuning_the_last_block(silk_table, tmp_path):
     network = load_run(tmp_path / "tuned")
     fresh, _ = predict_images(network, stored["image"].tolist(), quiet=True)
     assert fresh["class"].tolist() == stored["predicted"].tolist()
+
+
+@pytest.mark.parametrize("most", [7, 20])  # of images at a time; a batch has 12, the test set more
+def test_a_run_out_of_memory_goes_on_as_its_message_says(most, silk_table, tmp_path, monkeypatch):
+    """In training and in testing; afterwards in the same folder, with a smaller micro_batch."""
+    plain = SilkClassifier.forward
+
+    def small(self, images):
+        if len(images) > most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.")
+        return plain(self, images)
+
+    monkeypatch.setattr(SilkClassifier, "forward", small)
+    config = replace(CONFIG, trainable=1, max_epochs=1, input_size=48, experiment="C",
+                     batch_size=12, dropout=0.0, batch_norm="frozen")
+    rows = silk_table.groupby("technique", observed=True).head(60)
+    how = {"cache": tmp_path / "cache", "quiet": True}
+    with pytest.raises(torch.OutOfMemoryError, match="take micro_batch=") as told:
+        run_experiment(rows, tmp_path / "run", config, **how)
+    assert (tmp_path / "run").exists() == (most == 20)  # where all is trained but not tested
+    advice = int(re.search(r"micro_batch=(\d+)", str(told.value))[1])
+    while True:
+        try:
+            run_experiment(rows, tmp_path / "run", replace(config, micro_batch=advice), **how)
+            break
+        except torch.OutOfMemoryError:
+            advice //= 2
+    assert advice >= most // 2
+    assert read_header(tmp_path / "run")["run"]["micro_batch"] == advice
+
+
+def test_parts_of_a_batch_are_checked_before_the_folder_is_made(silk_table, tmp_path):
+    class Several(Alone):
+        num_processes, mixed_precision = 4, "no"
+
+    config = replace(CONFIG, trainable=1, max_epochs=1, input_size=48, experiment="C*",
+                     batch_size=3, batch_norm="running")
+    rows = silk_table.groupby("technique", observed=True).head(9)
+    for more, place, told in (({}, Several(), "3 images cannot be shared among 4 processes"),
+                              ({"batch_size": 12}, Several(), "each of 4 processes' share"),
+                              ({"micro_batch": 2}, None, "each piece of a batch")):
+        with pytest.raises(ValueError, match=told):
+            run_experiment(rows, tmp_path / "run", replace(config, **more), accelerator=place,
+                           cache=tmp_path / "cache", quiet=True)
+        assert not (tmp_path / "run").exists()
 
 
 def test_images_of_a_trained_backbone_come_from_the_store_and_may_vary(silk_table, tmp_path):

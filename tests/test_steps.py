@@ -19,7 +19,7 @@ from silk_nb.features import FeatureData
 from silk_nb.losses import TotalLoss
 from silk_nb.model import SilkHead, SilkOutput
 from silk_nb.samplers import ClassBalancedBatchSampler
-from silk_nb.steps import Alone, Step, batches, share_of
+from silk_nb.steps import Alone, Step, batches, refuse_running_norm, share_of
 from silk_nb.training import CrossFit, TrainingConfig, fit, halve
 
 
@@ -211,6 +211,19 @@ def test_running_batch_norm_is_refused_in_pieces():
     one_step(Step(network, TotalLoss(), Alone(), 20))
 
 
+def test_running_batch_norm_is_refused_in_several_processes():
+    """Each would take the statistics of its own share."""
+    network = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    refuse_running_norm(network)
+    with pytest.raises(ValueError, match="'1' takes its statistics from each of 2 processes'"):
+        refuse_running_norm(network, processes=2)
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    refuse_running_norm(synchronised, processes=2)
+    with pytest.raises(ValueError, match="from each piece of a batch"):
+        refuse_running_norm(synchronised, processes=2, micro_batch=8)
+    refuse_running_norm(network.eval(), processes=2, micro_batch=8)
+
+
 @pytest.mark.parametrize("size", [4, 61, 180])
 @pytest.mark.parametrize("processes", [1, 2, 3, 4])
 def test_shares_are_the_batch(size, processes):
@@ -227,6 +240,9 @@ def test_a_device_with_too_little_memory_says_what_to_change(monkeypatch):
     sampler = ClassBalancedBatchSampler(TRAIN.labels, 31, seed=2, allow_imbalanced=True)
     with pytest.raises(torch.OutOfMemoryError, match="31 images at a time: take micro_batch=15 or"):
         fit(head(), TRAIN, VALIDATION, loss=TotalLoss(), quiet=True, sampler=sampler)
+    with pytest.raises(torch.OutOfMemoryError, match="for a single image: take smaller images"):
+        fit(head(), TRAIN, VALIDATION, loss=TotalLoss(), quiet=True, sampler=sampler,
+            config=TrainingConfig(micro_batch=1))
 
 
 def test_small_gradients_are_not_lost_in_fp16():
