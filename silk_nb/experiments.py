@@ -259,7 +259,8 @@ def _begin(folder: Path, header: dict, split: pd.DataFrame, rejected: pd.DataFra
         begun = read_json(folder / "config.json")
         header |= {name: begun[name] for name in ("source", "machine", "versions", "created")
                    if name in begun}
-    else:
+    if not (folder / "config.json").exists() or (
+            begun["run"].get("micro_batch") != header["run"]["micro_batch"]):
         write_json(folder / "config.json", header)
     write_table(split, folder / "split.csv")
     write_table(rejected, folder / "rejected.csv")
