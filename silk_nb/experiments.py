@@ -790,7 +790,7 @@ def _check_parts(start: _Start, config: RunConfig, place: Place) -> None:
     refuse_running_norm(start.network.train(), place.num_processes, config.micro_batch)
     start.network.train(mode)
 
-
+# %% ../nbs/18_experiments.ipynb #a296a014
 def run_experiment(
     table: pd.DataFrame,  # as from `read_annotations`
     folder: str | Path,  # the run folder: new, or of the same run, which is then gone on with

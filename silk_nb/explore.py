@@ -682,7 +682,7 @@ def plot_spaces(
         if counted:
             mean = cluster_numbers(seen.f_rn if space == "f_RN" else seen.f_aux, table["label"],
                                    groups=table["group"], trained=seen.trained).mean()
-            title += f"\npurity {mean['purity']:.2f}, silhouette {mean['silhouette']:.2f}"
+            title += f"\npurity {mean['purity']:.2f}, silhouette {mean['silhouette']:.2f}".replace("-", "−")
         plot_clusters(run_points(seen, space, method, seed=seed), table, by, title=title,
                       classes=seen.classes, minority=seen.minority, ax=ax)
     for ax in axes[0][:-1]:  # what its neighbour says as well
@@ -733,7 +733,7 @@ def _f1_map(tables: Mapping[str, Sequence[pd.DataFrame]], ax: Axes | None) -> Ax
     ax.set(xlabel="class, most frequent first; ● minority class", ylabel="experiment")
     return ax
 
-
+# %% ../nbs/24_explore.ipynb #5f2f307c
 def plot_experiments(
     runs: pd.DataFrame,  # from `find_runs`
     variable: str,

@@ -79,7 +79,7 @@ def show_images(
         ax.set_title(caption, fontsize=9, parse_math=False)
     return list(axes[:len(images)])
 
-
+# %% ../nbs/25_images.ipynb #9e424e9d
 def contact_sheet(
     table: pd.DataFrame | RunImages,  # image and label; what is known: split, predicted and right
     name: str,  # of a class

@@ -157,7 +157,7 @@ def refuse_running_norm(
             f"the batch norm {name!r} takes its statistics from {which} of a batch, which is another "
             "training: freeze it, or take one process and no micro_batch.")
 
-
+# %% ../nbs/11_steps.ipynb #2da3acd6
 class Step:
     """Outputs and gradients of one batch after the other, for one loss over the whole of each.
 

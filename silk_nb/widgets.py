@@ -398,7 +398,7 @@ def _suspect_part(seen: RunImages) -> VBox:
     redraw()
     return w.VBox([w.HBox([least, splits]), place, w.HBox([file, button]), told])
 
-
+# %% ../nbs/26_widgets.ipynb #9930e1c1
 def image_widget(
     seen: RunImages,  # from `see_run`
 ) -> VBox:
@@ -471,7 +471,7 @@ def explore(
     return w.VBox([_tabs({"Classes": classes, "F1 per class": scores,
                           "Clusters": w.VBox([which, clusters]), "Images": w.VBox([which, images])})])
 
-
+# %% ../nbs/26_widgets.ipynb #bf4ec90b
 def _tabs(parts: dict[str, VBox]) -> Tab:
     """Widgets in tabs, by title."""
     return check_ipywidgets().Tab(children=list(parts.values()), titles=list(parts))
