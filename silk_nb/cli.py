@@ -286,7 +286,7 @@ def _train(args: argparse.Namespace) -> None:
     _show_left_out(folder, len(table), config.variable)
     print(f"The run is in {folder}, its report is {folder / 'report.html'}")
 
-
+# %% ../nbs/23_cli.ipynb #4848db74
 def _accelerator(args: argparse.Namespace) -> "Accelerator | None":
     """Accelerate's, where `accelerate launch` or torchrun has started this process."""
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ
