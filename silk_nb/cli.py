@@ -97,7 +97,8 @@ _RUN_OPTIONS = {
     "augment": (("none", "flip", "crop", "strong", "colour"), "none",
                 "training images, where the backbone is trained"),
     "micro_batch": (_whole, None, "images that go through the network at a time, where memory is "
-                    "short; changes no result"),
+                    "short (gradient accumulation, of a loss over the whole batch); changes results "
+                    "by rounding only"),
 }
 
 # %% ../nbs/23_cli.ipynb #220cab17
@@ -182,7 +183,9 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--out", type=Path, help="run folder (default: runs/…)")
     train.add_argument("--speedups", nargs="+", default=[], metavar="WAY",
                        choices=["channels-last", "checkpoint", "compile"],
-                       help="of a backbone that is trained: channels-last, checkpoint, compile")
+                       help="of a backbone that is trained: channels-last, checkpoint, compile; they "
+                       "change results by rounding only, but compile draws other random numbers for "
+                       "dropout")
     _add_data(train)
 
 
@@ -283,13 +286,31 @@ def _train(args: argparse.Namespace) -> None:
     _show_left_out(folder, len(table), config.variable)
     print(f"The run is in {folder}, its report is {folder / 'report.html'}")
 
-
+# %% ../nbs/23_cli.ipynb #4848db74
 def _accelerator(args: argparse.Namespace) -> "Accelerator | None":
-    """That of `accelerate launch`, where it has started this process."""
-    if "ACCELERATE_MIXED_PRECISION" not in os.environ:
+    """Accelerate's, where `accelerate launch` or torchrun has started this process."""
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+    several = "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    if not launched and not several:
         return None
-    from accelerate import Accelerator
-    return Accelerator(cpu=args.device == "cpu")
+    try:
+        from accelerate import Accelerator
+    except ImportError:
+        raise ValueError("several processes need Accelerate: pip install 'silk_nb[accelerate]'"
+                         ) from None
+    from silk_nb.experiments import find_device
+    precision = None if launched else {"bf16": "bf16"}.get(getattr(args, "precision", None))
+    found = Accelerator(cpu=find_device(args.device) == "cpu", mixed_precision=precision)
+    if found.num_processes > 1:
+        if found.is_main_process:
+            print(f"{found.num_processes} processes train together on {found.device.type}",
+                  flush=True)
+    # what accelerate launch sets where it was asked for several and starts one all the same
+    elif "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
+        print("silk_nb: warning: one process trains, though the launcher was asked for several: "
+              "accelerate launch starts several on GPUs only. On processors type: torchrun "
+              '--nproc_per_node 2 "$(command -v silk_nb)" train …', file=sys.stderr)
+    return found
 
 
 @contextmanager

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Item', 'Result', 'PRECISIONS', 'ImageChangedError', 'decode_image', 'load_pixels', 'to_device', 'normalise',
-           'CacheWarning', 'default_cache', 'image_keys', 'cache_folder', 'ahead', 'fastest_precision',
+           'CacheWarning', 'default_cache', 'cache_advice', 'image_keys', 'cache_folder', 'ahead', 'fastest_precision',
            'extract_features', 'extract_descriptors', 'plot_features', 'Batch', 'as_indices', 'FeatureData',
            'ImageData']
 
 # %% ../nbs/09_features.ipynb #bd4cb820
+import errno
 import hashlib
 import io
 import math
@@ -184,6 +185,14 @@ def _read_shard(
     return shard
 
 # %% ../nbs/09_features.ipynb #a7a865f9
+def cache_advice(
+    error: OSError,  # met at the cache
+) -> str:
+    """What to do about it, as part of a sentence."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return "make room or " * full + "give another folder (cache=… or $SILK_NB_CACHE)"
+
+
 @contextmanager
 def _cache_trouble(folder: Path) -> Iterator[None]:
     """Say which folder an `OSError` is about, and what can be done."""
@@ -192,8 +201,8 @@ def _cache_trouble(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise OSError(
             error.errno,
-            f"The feature cache cannot be used ({error.strerror or error}); make room or give "
-            "another folder (cache=… or $SILK_NB_CACHE)", str(folder),
+            f"The feature cache cannot be used ({error.strerror or error}); {cache_advice(error)}",
+            str(folder),
         ) from error
 
 
@@ -286,7 +295,8 @@ def _extract(paths: Sequence[str | Path], job: _Extraction) -> tuple[Tensor, Ten
     chunks = [part.tolist() for part in todo.split(job.chunk) if len(part)]
     work = ([(first[unique[r]], unique[r]) for r in chunk] for chunk in chunks)
     describe = _describer(job.resolution, len(todo))
-    bar = tqdm(total=len(unique), initial=len(unique) - len(todo), desc="features",
+    what = "features" if job.width else "colours"
+    bar = tqdm(total=len(unique), initial=len(unique) - len(todo), desc=what,
                unit="image", disable=job.quiet)
     try:
         with bar, closing(job.compute(work, describe)) as results:

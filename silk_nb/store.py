@@ -9,11 +9,14 @@ __all__ = ['AUGMENTATIONS', 'ImageStore', 'build_store', 'augmentation', 'Stored
 import errno
 import hashlib
 import json
+import math
+import os
 import random
 import re
 import shutil
 import uuid
 import warnings
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -35,12 +38,32 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/10_store.ipynb #97fcd300
 from .annotations import atomic_write, is_leftover
-from .features import (Batch, CacheWarning, ImageData, ahead, as_indices, cache_folder,
-                              decode_image, image_keys, normalise, to_device)
+from .features import (Batch, CacheWarning, ImageData, ahead, as_indices, cache_advice,
+                              cache_folder, decode_image, image_keys, normalise, to_device)
 
 # %% ../nbs/10_store.ipynb #a5d343b7
 _SHARD_BYTES = 2**26  # of pixels, the most that a kill can cost
 _KIND = "silk_nb image store 1"
+
+
+class _Squares:
+    """Pixels in an open file, read when they are wanted and by several threads at a time."""
+
+    def __init__(self, path: Path, begin: int, each: int) -> None:
+        self.made_of = path, begin, each  # bytes: where the first begins, length of each
+        self.file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.file)
+
+    def __reduce__(self) -> tuple:  # a number of a file means nothing in another process
+        return _Squares, self.made_of
+
+    def read(self, row: int, square: np.ndarray) -> bool:  # whether the file has it
+        """Fill `square`."""
+        _, begin, each = self.made_of
+        try:
+            return os.preadv(self.file, [square], begin + row * each) == each
+        except OSError:  # the disk fails
+            return False
 
 
 class _Shard(NamedTuple):
@@ -48,7 +71,7 @@ class _Shard(NamedTuple):
     path: Path
     keys: np.ndarray  # n×32 uint8, SHA-256 of the image files
     sums: np.ndarray  # n uint32, CRC-32 of the squares
-    pixels: np.memmap  # n×S×S×3 uint8, read-only
+    squares: _Squares  # n of S×S×3
     seen: np.ndarray  # n bool, whose checksum was found right
 
 
@@ -80,20 +103,23 @@ def _open_shard(path: Path, size: int) -> _Shard:
         with safe_open(path, framework="np") as file:
             about, names = file.metadata() or {}, set(file.keys())
             if names != {"keys", "sums", "pixels"} or about.get("kind") != _KIND:
-                raise ValueError("it is no file of this store")
-            if about.get("size") != str(size):
-                raise ValueError(f"its images are of {about.get('size')} px, not {size} px")
-            keys, sums = file.get_tensor("keys"), file.get_tensor("sums")
-            shape = tuple(file.get_slice("pixels").get_shape())
+                raise ValueError("it is damaged, or no file of this store")
+            keys, sums, part = *map(file.get_tensor, ("keys", "sums")), file.get_slice("pixels")
+            shape, kinds = tuple(part.get_shape()), (keys.dtype, sums.dtype, part.get_dtype())
     except SafetensorError as error:
         raise ValueError(f"it is damaged: {error}") from error
-    if shape != (len(keys), size, size, 3) or about.get("header") != _header_sum(keys, sums):
+    side = shape[1] if len(shape) == 4 else None
+    if (keys.shape, sums.shape, shape, about.get("size"), about.get("header"), kinds) != (
+            (len(keys), 32), (len(keys),), (len(keys), side, side, 3), str(side),
+            _header_sum(keys, sums), (np.uint8, np.uint32, "U8")):
         raise ValueError("it is damaged: its table of contents does not fit")
+    if side != size:
+        raise ValueError(f"its images are of {side} px, not {size} px")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         begin = 8 + length + json.loads(file.read(length))["pixels"]["data_offsets"][0]
-    pixels = np.memmap(path, np.uint8, "r", begin, shape)
-    return _Shard(path, keys, sums, pixels, np.zeros(len(keys), bool))
+    squares = _Squares(path, begin, math.prod(shape[1:]))
+    return _Shard(path, keys, sums, squares, np.zeros(len(keys), bool))
 
 
 def _open_shards(
@@ -144,15 +170,12 @@ class ImageStore:
         at = as_indices(indices).numpy()
         squares = np.empty((len(at), self.size, self.size, 3), np.uint8)
         for square, image, (shard, row) in zip(squares, at, self.where[at], strict=True):
-            _, _, sums, pixels, seen = self.shards[shard]
-            square[:] = pixels[row]
-            if not seen[row]:
-                if zlib.crc32(square) != sums[row]:
-                    raise ValueError(
-                        f"The store file {self.shards[shard].path} is damaged at the pixels of "
-                        f"{self.images[image]}: delete that file and run again; its images are "
-                        "then decoded anew.")
-                seen[row] = True
+            path, _, sums, held, seen = self.shards[shard]
+            if not held.read(row, square) or not (seen[row] or zlib.crc32(square) == sums[row]):
+                raise ValueError(
+                    f"The store file {path} is damaged at the pixels of {self.images[image]}: "
+                    "delete that file and run again; its images are then decoded anew.")
+            seen[row] = True
         return torch.from_numpy(squares).permute(0, 3, 1, 2)
 
     def keys(self) -> Iterator[bytes]:
@@ -169,9 +192,8 @@ def _store_trouble(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise OSError(
             error.errno,
-            f"The image store cannot be written ({error.strerror or error}). Make room or give "
-            "another folder (cache=… or $SILK_NB_CACHE), and run again: it goes on with what is "
-            "complete", str(folder)) from error
+            f"The image store cannot be written ({error.strerror or error}): {cache_advice(error)}, "
+            "and run again: it goes on with what is complete", str(folder)) from error
 
 
 def _check_space(folder: Path, images: int, size: int) -> None:
@@ -334,10 +356,12 @@ def _checked_augmentation(augment: str | Callable, size: int) -> Callable[[Tenso
         return augmentation(augment, size)
     if not callable(augment):
         return augmentation(augment, size)  # says what can be given
-    before, image = _random_states(), torch.zeros(3, size, size, dtype=torch.uint8)
-    for seed in range(8):
-        _vary(augment, image, seed)
-    if _random_states() != before:
+    before, some = _random_states(), torch.Generator().manual_seed(0)
+    image = torch.randint(256, (3, size, size), dtype=torch.uint8, generator=some)
+    # what draws from elsewhere, such as a generator of its own, differs the second time
+    same = all([torch.equal(_vary(augment, image.clone(), seed), _vary(augment, image.clone(), seed))
+                for seed in range(16)])
+    if _random_states() != before or not same:
         raise ValueError("augment draws random numbers that cannot be seeded for each image: take "
                          "torch's functions for them, as torchvision.transforms.v2 does.")
     return augment

@@ -290,9 +290,13 @@ def _fingerprint(network, train, validation, loss, sampler, config, crossfit, pr
 def _read_checkpoint(path: Path, fingerprint: str) -> dict:
     """The state of an interrupted training. `ValueError` if it is damaged or of another one."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = path.read_bytes()
+        if hashlib.sha256(memoryview(content)[:-32]).digest() != content[-32:]:
+            raise ValueError("damaged: the checksum does not match")
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         known = state["fingerprint"]
-    except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError,
+            pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is not a checkpoint that can be read ({error}): move it away "
                          "to train from the beginning.") from error
     if known != fingerprint:
@@ -391,6 +395,8 @@ class _Progress:
             "history": self.history, "waited": self.waited, "lowest": self.lowest,
             "best_epoch": self.best_epoch,
             "crossfit": self.crossfit.state_dict() if self.crossfit else None}, content)
+        # behind it, where torch.load does not mind it: torch itself checks no sums
+        content.write(hashlib.sha256(content.getbuffer()).digest())
         with atomic_write(path) as part:
             Path(part).write_bytes(content.getbuffer())
 

@@ -553,7 +553,8 @@ def test_a_cache_that_is_a_file(images, tmp_path):
     (tmp_path / "file").write_text("x")
     for cache in (tmp_path / "file", tmp_path / "file" / "below"):
         backbone = tiny()
-        with pytest.raises(OSError, match="feature cache cannot be used") as caught:
+        with pytest.raises(OSError, match=r"feature cache cannot be used \([^)]*\); give another "
+                           "folder") as caught:  # no more room would help
             extract(images, backbone, cache=cache)
         assert str(tmp_path / "file") in str(caught.value)
         assert backbone.network.calls == 0
@@ -563,7 +564,7 @@ def test_no_space_leaves_nothing_half_written(images, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
-        with pytest.raises(OSError, match="make room") as caught:
+        with pytest.raises(OSError, match="make room or give another") as caught:
             extract(images, cache=tmp_path / "cache")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -586,6 +587,14 @@ def test_an_image_replaced_while_it_is_read_is_not_filed_wrongly(images, tmp_pat
     after = extract(images, backbone, cache=tmp_path / "cache")
     assert sum(backbone.network.sizes) == 6  # the first four are kept by what they were
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_the_bar_says_what_is_computed(images, capfd):
+    extract_descriptors(images)
+    told = capfd.readouterr().err
+    assert "colours:" in told and "features" not in told
+    extract(images, quiet=False)
+    assert "features:" in capfd.readouterr().err
 
 
 def test_descriptors_have_a_cache_of_their_own(images, tmp_path, monkeypatch):

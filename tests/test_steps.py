@@ -271,29 +271,66 @@ def test_bf16_is_of_the_network_and_not_of_the_losses():
     assert all(p.grad.dtype == torch.float32 for p in network.parameters())
 
 
-def test_accelerate_launch_trains_what_one_process_trains(silk_table, tmp_path):
-    """The last block of a network, on images, through the command line."""
+def test_the_command_trains_in_several_processes_what_it_trains_in_one(silk_table, tmp_path):
+    """The last block of a network, on images; without a GPU torchrun starts the processes."""
     rows = silk_table.groupby("technique", observed=True).head(9)
     rows[["image", "technique"]].to_csv(tmp_path / "table.csv", index=False)
     command = [BIN / "silk_nb", "train", "table.csv", "--variable", "technique", "--experiment",
                "C + co + sem", "--backbone", "shufflenet_v2_x0_5", "--weights", "silk-textures",
                "--trainable", "1", "--input-size", "48", "--dropout", "0", "--max-epochs", "2",
-               "--batch-size", "27", "--micro-batch", "6", "--quiet", "--cache", "cache",
-               "--device", "cpu", "--speedups", "channels-last", "checkpoint", "--allow-imbalanced"]
-    launch = [BIN / "accelerate", "launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no"]
-    for out, words in (("one", command), ("two", [*launch, *command])):
-        done = subprocess.run([*words, "--out", out], cwd=tmp_path, capture_output=True, text=True,
+               "--batch-size", "27", "--quiet", "--cache", "cache", "--device", "cpu",
+               "--speedups", "channels-last", "checkpoint", "--allow-imbalanced"]
+    pieces = ["--micro-batch", "6"]
+    for count, more in ((1, pieces), (2, pieces), (4, [])):
+        launch = [BIN / "torchrun", "--nproc_per_node", str(count), "--master_port",
+                  str(free_port())] if count > 1 else []
+        done = subprocess.run([*launch, *command, *more, "--out", str(count)], cwd=tmp_path,
+                              capture_output=True, text=True, timeout=300,
                               env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("its report is") == 1  # told by one of them
-    one, two = (load_file(tmp_path / out / "weights.safetensors") for out in ("one", "two"))
-    assert set(one) == set(two) and not any("checkpoint" in name for name in one)
-    for name, value in one.items():
-        assert torch.allclose(value, two[name], atol=2e-5), name
-    for name in ("predictions.csv", "split.csv"):
-        tables = [pd.read_csv(tmp_path / out / name) for out in ("one", "two")]
-        assert tables[0].iloc[:, :4].equals(tables[1].iloc[:, :4])
+        told = done.stdout.count(f"{count} processes train together on cpu")
+        assert told == (count > 1), done.stdout + done.stderr
+    one = load_file(tmp_path / "1" / "weights.safetensors")
+    for out in ("2", "4"):
+        several = load_file(tmp_path / out / "weights.safetensors")
+        assert set(one) == set(several) and not any("checkpoint" in name for name in one)
+        for name, value in one.items():
+            assert torch.allclose(value, several[name], atol=2e-5), name
+        for name in ("predictions.csv", "split.csv"):
+            tables = [pd.read_csv(tmp_path / folder / name) for folder in ("1", out)]
+            assert tables[0].iloc[:, :4].equals(tables[1].iloc[:, :4])
+
+
+@pytest.mark.parametrize("wanted", [1, 2])
+def test_a_launcher_that_starts_one_process_in_place_of_several_is_told_of(wanted, tmp_path):
+    """As accelerate's does where there is no GPU."""
+    script = tmp_path / "script.py"
+    script.write_text("from argparse import Namespace\nfrom silk_nb.cli import _accelerator\n"
+                      "print(_accelerator(Namespace(device='cpu')).num_processes)\n")
+    done = subprocess.run(
+        [BIN / "accelerate", "launch", "--cpu", "--num_processes", str(wanted), "--num_machines",
+         "1", "--mixed_precision", "no", "--dynamo_backend", "no", script],
+        capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout.split() == ["1"], done.stderr
+    assert ("one process trains, though the launcher was asked for several" in done.stderr) == (
+        wanted > 1)
+    assert ("torchrun --nproc_per_node 2" in done.stderr) == (wanted > 1)
+
+
+def test_torchrun_alone_makes_one_training_of_several_processes(tmp_path):
+    """Without a word of accelerate in the environment; else each would train by itself."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from argparse import Namespace\nfrom silk_nb.cli import _accelerator\n"
+        "found = _accelerator(Namespace(device=None, precision='bf16'))\n"
+        "print(f'{found.num_processes} {found.mixed_precision} {found.device.type}', flush=True)\n")
+    done = subprocess.run(
+        [BIN / "torchrun", "--nproc_per_node", "2", "--master_port", str(free_port()), script],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 bf16 cpu") == 2  # lines of both may run together
+    assert done.stdout.count("2 processes train together on cpu") == 1
 
 
 def test_a_notebook_launcher_trains_what_one_process_trains(alone, tmp_path):

@@ -1,6 +1,8 @@
 """The store of pixels: what it holds, its mishaps, batches ahead of the loop, augmentation."""
 import errno
+import gc
 import multiprocessing
+import pickle
 import random
 import resource
 import shutil
@@ -25,6 +27,7 @@ from silk_nb.features import CacheWarning, FeatureData, ImageChangedError, Image
 from silk_nb.samplers import ClassBalancedBatchSampler, RandomBatchSampler
 from silk_nb.store import AUGMENTATIONS, ImageStore, StoredData, augmentation, build_store
 
+OWN = np.random.default_rng(0)
 LOOK = {"mean": (0.5, 0.4, 0.3), "std": (0.25, 0.2, 0.3)}
 
 
@@ -123,13 +126,22 @@ def test_sizes_do_not_meet(images, cache):
     assert len(list(cache.iterdir())) == 2
 
 
-def test_the_map_is_read_only_and_batches_are_not_part_of_it(images, cache):
+def test_batches_are_no_part_of_the_store(images, cache):
     store = build(images, cache)
     pixels = store.pixels([0])
     pixels.fill_(7)
     assert not (store.pixels([0]) == 7).all()
-    with pytest.raises(ValueError, match="read-only"):
-        store.shards[0].pixels[0] = 0
+
+
+def test_a_store_can_be_sent_to_another_process_and_closes_its_files(images, cache, small_shards):
+    open_files = len(list(Path("/proc/self/fd").iterdir()))
+    store = build(images, cache)
+    sent = pickle.loads(pickle.dumps(store))
+    assert torch.equal(sent.pixels(range(30)), store.pixels(range(30)))
+    assert len(pickle.dumps(store)) < 20_000  # the pixels stay where they are
+    del store, sent
+    gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_files
 
 
 def test_no_images(cache):
@@ -180,7 +192,7 @@ def test_a_disk_that_gets_full_leaves_whole_shards_only(images, cache, small_sha
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))  # a shard is larger
-        with pytest.raises(OSError, match="cannot be written.*Make room") as caught:
+        with pytest.raises(OSError, match="cannot be written.*make room or give") as caught:
             build(images, cache)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -193,7 +205,8 @@ def test_a_disk_that_gets_full_leaves_whole_shards_only(images, cache, small_sha
 @pytest.mark.parametrize("below", ["", "below"])
 def test_a_folder_that_is_a_file(images, tmp_path, below):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OSError, match="image store cannot be written"):
+    with pytest.raises(OSError, match=r"image store cannot be written \([^)]*\): give another "
+                       "folder"):  # no more room would help
         build(images, tmp_path / "file" / below)
 
 
@@ -287,6 +300,41 @@ def test_damaged_pixels_are_never_handed_out(images, cache):
             list(data.batches([[0], [29]]))
     shard.unlink()
     assert same(stored(images, cache).batch([29]), decoded(images).batch([29]))
+
+
+def test_a_file_that_is_cut_short_while_it_is_open_is_named(tmp_path, images, cache):
+    """In a process of its own, which a mapped file would take with it."""
+    build(images, cache)
+    shard, = shards(cache)
+    script = tmp_path / "cut.py"
+    script.write_text(f"""
+import os, sys
+sys.path[:0] = {sys.path!r}
+from pathlib import Path
+from test_store import build
+store = build([Path(p) for p in {list(map(str, images))!r}], {str(cache)!r})
+store.pixels(range(30))  # all are known to be right
+os.truncate({str(shard)!r}, 100)
+try:
+    store.pixels([5])
+except ValueError as error:
+    print(error)
+""")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{shard.name} is damaged at the pixels of" in done.stdout and "005.png" in done.stdout
+
+
+def test_whatever_byte_of_its_head_is_damaged_a_file_is_called_damaged(images, cache):
+    build(images, cache)
+    shard, = shards(cache)
+    content = shard.read_bytes()
+    for at in range(8 + int.from_bytes(content[:8], "little")):
+        flipped = bytearray(content)
+        flipped[at] ^= 1
+        shard.write_bytes(flipped)
+        with pytest.raises(ValueError, match="it is damaged"):
+            store_module._open_shard(shard, 16)
 
 
 _KILLED = """
@@ -562,10 +610,20 @@ def test_transforms_of_torchvision_are_seeded(images, cache, transform):
     (v2.Grayscale(1), "keep size and type"), (v2.ToDtype(torch.float32), "torch.float32"),
     (lambda image: None, "makes NoneType"),
     (lambda image: image.roll(random.randrange(16), 1), "cannot be seeded"),
-    (lambda image: image.roll(np.random.randint(16), 1), "cannot be seeded")])
+    (lambda image: image.roll(np.random.randint(16), 1), "cannot be seeded"),
+    (lambda image: image.roll(int(OWN.integers(16)), -1), "cannot be seeded"),
+    (lambda image: image.flip(-1) if OWN.random() < 0.3 else image, "cannot be seeded")])
 def test_augmentations_that_cannot_be_used(images, cache, augment, words):
     with pytest.raises(ValueError, match=words):
         stored(images, cache, augment=augment)
+
+
+def test_an_augmentation_may_work_in_place(images, cache):
+    def darken(image):
+        return image.mul_(1 - (torch.rand(1) < 0.5).to(torch.uint8))
+
+    data = stored(images, cache, augment=darken)
+    assert equal(epoch_of(data, 0), epoch_of(data, 0))
 
 
 def test_the_fingerprint_is_the_same_in_another_process(images, cache):

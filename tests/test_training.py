@@ -247,6 +247,25 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(content, tmp_path):
         train(checkpoint=path, loss=(1, 1, 1, 0))
 
 
+def test_a_flipped_byte_of_a_checkpoint_is_noticed(tmp_path):
+    path = tmp_path / "c.pt"
+    train(checkpoint=path, checkpoint_seconds=0)
+    content = path.read_bytes()
+    for share in (0, 0.003, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 1):
+        flipped = bytearray(content)
+        flipped[round(share * (len(content) - 1))] ^= 1
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match="c.pt is not a checkpoint that can be read .damaged.*"
+                           "move it away to train from the beginning"):
+            train(checkpoint=path)
+    path.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match="not a checkpoint that can be read"):
+        train(checkpoint=path)
+    path.write_bytes(content)
+    assert torch.load(path, weights_only=True)["history"]  # can be looked into without us
+    train(checkpoint=path)
+
+
 @pytest.mark.parametrize("bad", [{"learning_rate": 0}, {"learning_rate": float("nan")},
                                  {"patience": 0}, {"max_epochs": 0}, {"weight_decay": -1}])
 def test_settings_are_checked(bad):
