@@ -33,8 +33,8 @@ setup(
     license_files=["LICENSE"],
     keywords=cfg["keywords"],
     packages=find_packages(include=["silk_nb", "silk_nb.*"]),
-    # an editable install is then a path, which Python prefers to a folder silk_nb that it is started
-    # beside, such as the clone itself
+    # an editable install is then a path, which Python prefers to a folder silk_nb that it is
+    # started beside, such as the clone itself
     package_dir={"": "."},
     package_data={"silk_nb": shlex.split(cfg["package_data"])},
     python_requires=f">={cfg['min_python']}",

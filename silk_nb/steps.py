@@ -252,7 +252,10 @@ def pieces_of(
     if len(indices) < who[1] and not step.network.training:
         return (indices,)  # the rest of a set: everybody does all of it
     mine = share_of(indices, *who)
-    return mine.split(step.micro_batch or len(mine))
+    largest = -(-len(indices) // who[1])
+    pieces = -(-largest // (step.micro_batch or largest))
+    # as many in all processes, which wait for each other at every one, and none of them empty
+    return mine.tensor_split(min(pieces, len(indices) // who[1]))
 
 
 def batches(

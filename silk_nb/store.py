@@ -23,6 +23,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -51,7 +52,7 @@ class _Squares:
 
     def __init__(self, path: Path, begin: int, each: int) -> None:
         self.made_of = path, begin, each  # bytes: where the first begins, length of each
-        self.file = os.open(path, os.O_RDONLY)
+        self.file, self.lock = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), Lock()
         weakref.finalize(self, os.close, self.file)
 
     def __reduce__(self) -> tuple:  # a number of a file means nothing in another process
@@ -61,9 +62,16 @@ class _Squares:
         """Fill `square`."""
         _, begin, each = self.made_of
         try:
-            return os.preadv(self.file, [square], begin + row * each) == each
+            if hasattr(os, "preadv"):
+                return os.preadv(self.file, [square], begin + row * each) == each
+            with self.lock:  # Windows: all threads move the same place in the file
+                os.lseek(self.file, begin + row * each, os.SEEK_SET)
+                content = os.read(self.file, each)
         except OSError:  # the disk fails
             return False
+        if len(content) == each:
+            square[:] = np.frombuffer(content, np.uint8).reshape(square.shape)
+        return len(content) == each
 
 
 class _Shard(NamedTuple):

@@ -19,7 +19,7 @@ from silk_nb.features import FeatureData
 from silk_nb.losses import TotalLoss
 from silk_nb.model import SilkHead, SilkOutput
 from silk_nb.samplers import ClassBalancedBatchSampler
-from silk_nb.steps import Alone, Step, batches, refuse_running_norm, share_of
+from silk_nb.steps import Alone, Step, batches, pieces_of, refuse_running_norm, share_of
 from silk_nb.training import CrossFit, TrainingConfig, fit, halve
 
 
@@ -232,6 +232,23 @@ def test_shares_are_the_batch(size, processes):
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+@pytest.mark.parametrize("size, processes, most", [(27, 4, 6), (61, 2, 30), (13, 4, 1), (9, 1, 4)])
+def test_all_processes_cut_a_batch_into_as_many_pieces(size, processes, most):
+    """They wait for each other at every piece."""
+    class Several(Alone):
+        num_processes = processes
+
+    cut = []
+    for process in range(processes):
+        place = Several()
+        place.process_index = process
+        cut.append(pieces_of(Step(head(), TotalLoss(), place, most), torch.arange(size)))
+    assert len(set(map(len, cut))) == 1 and all(len(piece) for mine in cut for piece in mine)
+    assert torch.cat([piece for mine in cut for piece in mine]).tolist() == list(range(size))
+    uneven = size % processes and most == 1  # then one piece more cannot be
+    assert max(len(piece) for mine in cut for piece in mine) <= most + bool(uneven)
+
+
 def test_a_device_with_too_little_memory_says_what_to_change(monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
@@ -280,11 +297,11 @@ def test_the_command_trains_in_several_processes_what_it_trains_in_one(silk_tabl
                "--trainable", "1", "--input-size", "48", "--dropout", "0", "--max-epochs", "2",
                "--batch-size", "27", "--quiet", "--cache", "cache", "--device", "cpu",
                "--speedups", "channels-last", "checkpoint", "--allow-imbalanced"]
-    pieces = ["--micro-batch", "6"]
-    for count, more in ((1, pieces), (2, pieces), (4, [])):
+    command += ["--micro-batch", "6"]  # of 7, 7, 7 and 6 images in four processes
+    for count in (1, 2, 4):
         launch = [BIN / "torchrun", "--nproc_per_node", str(count), "--master_port",
                   str(free_port())] if count > 1 else []
-        done = subprocess.run([*launch, *command, *more, "--out", str(count)], cwd=tmp_path,
+        done = subprocess.run([*launch, *command, "--out", str(count)], cwd=tmp_path,
                               capture_output=True, text=True, timeout=300,
                               env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr

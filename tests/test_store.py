@@ -3,6 +3,7 @@ import errno
 import gc
 import multiprocessing
 import pickle
+import os
 import random
 import resource
 import shutil
@@ -282,6 +283,18 @@ def test_a_damaged_file_is_named_left_alone_and_replaced(images, cache, tmp_path
     assert torch.equal(store.pixels(range(30)), wanted)
     assert shard.is_dir() if damage == "folder" else shard.read_bytes() == content
     assert len(shards(cache)) == 2
+
+
+def test_files_are_read_where_there_is_no_preadv(images, cache, monkeypatch):
+    """As on Windows."""
+    store = build_store(images, 16, cache=cache, quiet=True)
+    order = torch.randperm(len(images))
+    expected = store.pixels(order)
+    monkeypatch.delattr(os, "preadv")
+    assert torch.equal(store.pixels(order), expected)
+    os.truncate(next(cache.rglob("shard-*.safetensors")), 500)
+    with pytest.raises(ValueError, match="is damaged at the pixels of"):
+        store.pixels(order)
 
 
 def test_damaged_pixels_are_never_handed_out(images, cache):
