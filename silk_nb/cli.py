@@ -98,7 +98,7 @@ _RUN_OPTIONS = {
                 "training images, where the backbone is trained"),
     "micro_batch": (_whole, None, "images that go through the network at a time, where memory is "
                     "short (gradient accumulation, of a loss over the whole batch); changes results "
-                    "by rounding only"),
+                    "by rounding, and on a GPU what dropout draws"),
 }
 
 # %% ../nbs/23_cli.ipynb #220cab17

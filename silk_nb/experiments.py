@@ -220,7 +220,7 @@ def write_json(
 
 def _comparable(run: dict) -> dict:
     """The settings of a run that make it another one, its weights file by the one path that links
-    lead to. How many images are seen at a time changes what a device must hold, and rounding."""
+    lead to. How many images are seen at a time is a matter of memory."""
     return run | {"weights": _absolute(run.get("weights"), os.path.realpath), "micro_batch": None}
 
 
@@ -521,6 +521,14 @@ def _retrain(head: SilkHead, data: dict, config: RunConfig, file: Path, **more: 
     return history.assign(stage="classifier")
 
 
+def _seen_whole(network: nn.Module, data: FeatureData | ImageData, config: RunConfig, place: Place
+                ) -> Tensor:
+    """Class scores of images that one process goes through, as many at a time as it can."""
+    at_once = min(config.micro_batch or 256, len(data))
+    with telling_of_memory(place, at_once):
+        return apply_network(network, data, batch_size=at_once, device=place.device)[0]
+
+
 def _finish(network: nn.Module, after: str | None, data: dict, counts: Tensor, config: RunConfig,
             file: Path, history: pd.DataFrame, crossfit: CrossFit, **more: object) -> pd.DataFrame:
     """What is done after training; the history, with that of a second stage."""
@@ -530,7 +538,7 @@ def _finish(network: nn.Module, after: str | None, data: dict, counts: Tensor, c
     crossfit.reset()  # what was said before is not what the finished network says
     if after == "LA-post":
         adjust_classifier(head, counts / counts.sum())
-        scores = apply_network(network, data["validation"], device=more["accelerator"].device)[0]
+        scores = _seen_whole(network, data["validation"], config, more["accelerator"])
         crossfit.offer(scores, (0.0, 0.0))
     if after == "tau":
         normalise_classifier(head, data["validation"], crossfit=crossfit)
@@ -785,9 +793,10 @@ def _first(place: Place) -> Iterator[None]:
 # %% ../nbs/18_experiments.ipynb #4cce0672
 def _check_parts(start: _Start, config: RunConfig, place: Place) -> None:
     """`ValueError` where batches cannot be cut or shared as they would have to be."""
-    share_of(torch.arange(start.sampler.batch_size), 0, place.num_processes)
-    mode = start.network.training
-    refuse_running_norm(start.network.train(), place.num_processes, config.micro_batch)
+    share = len(share_of(torch.arange(start.sampler.batch_size), 0, place.num_processes))
+    mode, cut = start.network.training, (config.micro_batch or share) < share
+    refuse_running_norm(start.network.train(), place.num_processes,
+                        config.micro_batch if cut else None)
     start.network.train(mode)
 
 # %% ../nbs/18_experiments.ipynb #a296a014
@@ -839,10 +848,7 @@ def run_experiment(
     with _first(place):
         if place.is_main_process:
             _save_network(folder, network, start.classes, start.seen, start.split["image"])
-            at_once = config.micro_batch or 256
-            with telling_of_memory(place, None, at_once * place.num_processes):
-                tested = apply_network(network.to(place.device), start.data["test"],
-                                       batch_size=at_once, device=place.device)[0]
+            tested = _seen_whole(network.to(place.device), start.data["test"], config, place)
             _write_results(folder, header, start.split, start.account, start.rejected, history,
                            {"validation": crossfit.scores, "test": tested})
             _tidy(folder)
@@ -882,7 +888,8 @@ def validate_experiment(
     place = _place(None, device, config)
     start = _start(table, config, backbone, prepared, cache, str(place.device), quiet, split_seed)
     start.data.pop("test")
-    about = [config.to_json(), split_seed, data_fingerprint(table, config.variable)]
+    _check_parts(start, config, place)
+    about = [_comparable(config.to_json()), split_seed, data_fingerprint(table, config.variable)]
     with _scratch(scratch, about) as folder:
         crossfit = start.train(folder, config, place, quiet)[2]
     return _validation_scores(start.split, start.account, crossfit.scores)

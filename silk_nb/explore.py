@@ -43,16 +43,20 @@ from .training import apply_network
 def _runs_of_study(folder: Path) -> pd.DataFrame:
     """The finished runs of a study, with the folder of each, and the study's name as their origin."""
     runs = collect_study(folder)[["variable", "experiment", "seed", "folder"]]
-    return runs.assign(folder=[str(folder / name) for name in runs["folder"]], origin=folder.name)
+    places = [str(folder / name) for name in runs["folder"]]
+    return runs.assign(folder=places, origin=folder.name,
+                       data=[read_header(place).get("data") for place in places])
 
 
 def _loose_runs(folder: Path, depths: Sequence[int]) -> pd.DataFrame:
     """The finished runs that lie so many levels below a folder."""
     files = (file for depth in depths for file in folder.glob("*/" * depth + "metrics.json"))
     places = sorted(file.parent for file in files if (file.parent / "config.json").is_file())
-    rows = [{**read_header(place)["run"], "folder": str(place),
-             "origin": place.relative_to(folder).as_posix()} for place in places]
-    return pd.DataFrame(rows, columns=["variable", "experiment", "seed", "folder", "origin"])
+    headers = map(read_header, places)
+    rows = [{**header["run"], "folder": str(place), "data": header.get("data"),
+             "origin": place.relative_to(folder).as_posix()}
+            for place, header in zip(places, headers, strict=True)]
+    return pd.DataFrame(rows, columns=["variable", "experiment", "seed", "folder", "origin", "data"])
 
 
 def _runs_below(folder: Path) -> list[pd.DataFrame]:
@@ -69,7 +73,7 @@ def _runs_below(folder: Path) -> list[pd.DataFrame]:
 # %% ../nbs/24_explore.ipynb #2c6fec41
 def _named_apart(runs: pd.DataFrame) -> pd.DataFrame:
     """Variables of different data, then experiments of the same seed, with where they come from."""
-    data = runs["folder"].map(lambda folder: read_header(folder).get("data"))
+    data = runs["data"]
     several = data.groupby(runs["variable"]).transform("nunique") > 1
     first = runs.groupby([runs["variable"], data], dropna=False)["origin"].transform("first")
     runs.loc[several, "variable"] += " (" + first + ")"
@@ -101,7 +105,7 @@ def find_runs(
     if not found:
         raise ValueError(f"{folder} holds no finished run: make one with `silk_nb train`, several "
                          "with `silk_nb study`, or name the folder that they are in.")
-    return _named_apart(pd.concat(found, ignore_index=True)).drop(columns="origin")
+    return _named_apart(pd.concat(found, ignore_index=True)).drop(columns=["origin", "data"])
 
 # %% ../nbs/24_explore.ipynb #0f1d7489
 def read_split(
@@ -272,9 +276,10 @@ def _still_there(folder: Path, split: pd.DataFrame, cache: str | Path | None, qu
     try:
         good, left_out = check_once(split, cache, quiet=quiet)
     except ValueError:
+        root = _innermost(read_split(folder))
+        hint = f", or name with image_dir= the folder that now stands for {root}" if root else ""
         raise ValueError(f"none of the {len(split)} images of {folder} can be read, the first is "
-                         f"{split['image'].iloc[0]}: put them back, or name with image_dir= the folder "
-                         f"that now stands for {_innermost(split)}.") from None
+                         f"{split['image'].iloc[0]}: put them back{hint}.") from None
     if len(left_out):
         first = f"{left_out['image'].iloc[0]}: {left_out['reason'].iloc[0]}"
         warnings.warn(f"{len(left_out)} of {len(split)} images of {folder} are left out, the first "
@@ -299,8 +304,9 @@ def _given(folder: Path, images: pd.Series, files: pd.Series, trained: TrainedHe
                          f"{folder}, the first is {images[at < 0].iloc[0]}: give the label "
                          "table and the features that the run was made on.")
     if trained.given not in (None, inputs_digest(seen, images)):
-        raise ValueError(f"the features are not those that {folder} was made on, or their rows are in "
-                         "another order.")
+        warnings.warn(f"the features are not, to the bit, those that {folder} was made on: were they "
+                      "computed again, or are their rows in another order than those of the table?",
+                      ChangedImagesWarning, stacklevel=3)
     if seen.descriptors is not None:
         return seen.inputs[at], seen.descriptors[at]
     try:
@@ -350,7 +356,8 @@ def see_run(
     called as it was.
 
     Raises as `load_run` does, and `ValueError` where no image can be read or images or features are
-    not those of the run; warns of images that cannot be read (`MissingImagesWarning`)."""
+    not those of the run; warns of images that cannot be read (`MissingImagesWarning`) and of images or
+    features that have changed (`ChangedImagesWarning`)."""
     folder, device = Path(folder), device and find_device(device)
     header, trained, split = read_header(folder), load_head(folder), read_split(folder)
     counts = class_counts(split["label"])
@@ -612,14 +619,15 @@ def plot_clusters(
     title: str = "Clusters",
     ax: Axes | None = None,  # where to draw; None makes a new figure
 ) -> Axes:
-    """Images as points in two dimensions. Raises `ValueError` for another `by` or another length."""
+    """Images as points in two dimensions. Raises `ValueError` for another `by` or length, a column
+    that is not there, and classes that are left out."""
     points = np.asarray(points)
     if by not in COLOUR_BY:
         raise ValueError(f"by must be one of {', '.join(COLOUR_BY)}, not {by!r}.")
     if lacking := {"label", by} - set(table):
         raise ValueError(f"the table has no column {min(lacking)!r}; it has {', '.join(table)}.")
     classes = list(classes or class_counts(table["label"]).index)
-    if others := set(table["label"]) - set(classes):
+    if by == "label" and (others := set(table["label"]) - set(classes)):
         raise ValueError(f"classes= leaves out {', '.join(sorted(others))}: name all, or give the "
                          "points and rows of some classes only.")
     if points.shape != (len(table), 2):

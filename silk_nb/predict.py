@@ -186,7 +186,7 @@ _NUMBERS = {"train": int, "test": int, "precision": float, "recall": float, "f1"
 def _check_whole(folder: Path, name: str, table: pd.DataFrame) -> None:
     """`ValueError` where a table does not agree with what else the run wrote down."""
     if name == "per_class.csv":
-        found = {"mean F1": (table["f1"].mean(), read_scores(folder / "metrics.json")["mean_f1"])}
+        found = {"mean F1": (table["f1"].mean(), read_scores(folder / "metrics.json").get("mean_f1"))}
     else:
         counts = read_run_table(folder, "per_class.csv")
         found = {"test images": (len(table), counts["test"].sum())}
@@ -194,6 +194,8 @@ def _check_whole(folder: Path, name: str, table: pd.DataFrame) -> None:
             found = {f"{word} images": ((table["split"] == split).sum(), counts[split].sum())
                      for split, word in (("train", "training"), ("test", "test"))}
     for what, (here, was) in found.items():
+        if was is None:
+            raise ValueError(f"{folder / 'metrics.json'} is damaged: it has no mean_f1. Train again.")
         if not (abs(here - was) < 1e-6 or pd.isna(was)):
             raise ValueError(f"{folder / name} is damaged or was changed: by it the {what} would be "
                              f"{here:.6g}, the run had {was:.6g}. Train it again.")
@@ -211,7 +213,8 @@ def read_run_table(
         table = pd.read_csv(file, keep_default_na=False, dtype=str)
         if lacking := [column for column in _COLUMNS[name] if column not in table]:
             raise ValueError(f"there is no column {lacking[0]!r}")
-        table = table.astype({column: kind for column, kind in _NUMBERS.items() if column in table})
+        table = table.astype({column: kind for column, kind in _NUMBERS.items() if column in table} | {
+            column: float for column in table if column.startswith("score: ")})
         if "minority" in table:
             table["minority"] = table["minority"] == "True"
     except ValueError as error:  # pandas' own are of this kind

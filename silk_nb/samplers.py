@@ -114,8 +114,10 @@ def _check_state(state: Any, own: dict, batches: int) -> None:
         raise ValueError("the state is that of another label vector")
     for key, value in own.items():
         wrong = type(state[key]) is not type(value)
-        if wrong or isinstance(value, Tensor) and state[key].shape != value.shape:
-            raise ValueError(f"the state is damaged: {key!r} is not what was saved")
+        if wrong or isinstance(value, Tensor) and (
+                state[key].shape != value.shape or state[key].dtype != value.dtype):
+            raise ValueError(f"the state is damaged, or of another version: {key!r} is not what it "
+                             "should be")
     if not 0 <= state["batches_done"] <= batches or state["epoch"] < 0:
         raise ValueError(f"the state is damaged: batch {state['batches_done']} of {batches}")
 
@@ -345,6 +347,9 @@ def _draw_epoch(sizes: np.ndarray, order: np.ndarray, places: np.ndarray, batche
             batch[k] = taken[last[codes[k]]]
 
 # %% ../nbs/07_samplers.ipynb #eec0dc21
+_AT_ONCE = 2**21  # random numbers, besides one for each image
+
+
 def _check_eq_5(batch_size: int, counts: pd.Series, names: list) -> None:
     "Eq. 5, or a ValueError with the rarest class and the largest batch."
     rarest, largest = int(counts.iloc[-1]), int(counts.iloc[-1]) * len(counts)
@@ -405,7 +410,7 @@ class ClassBalancedBatchSampler(ResumableSampler):
     def _restore(self, start: dict[str, Tensor]) -> None:
         (*key, pos), order, places = (start[name].numpy() for name in self._start)
         here = np.repeat(np.arange(len(self._sizes)), self._sizes)
-        if not (0 <= pos <= 624 and (0 <= places).all() and (places <= self._sizes).all()
+        if not (0 <= pos <= 624 and 0 <= min(key) and max(key) < 2**32 and (0 <= places).all() and (places <= self._sizes).all()
                 and (np.sort(order) == np.arange(len(order))).all()
                 and (self._codes[order] == here).all()):
             raise ValueError("the state is damaged: it has other images or numbers than there are")
@@ -419,14 +424,17 @@ class ClassBalancedBatchSampler(ResumableSampler):
         return self._batches[self._done]
 
     def _draw_ahead(self, count: int) -> np.ndarray:
-        batches, at = np.empty((count, self.batch_size), np.int64), np.zeros(1, np.int64)
-        # a batch takes a number for each image and for each class at most; all queues together are
-        # shuffled for as many images as are drawn, and once more
-        most = count * (2 * self.batch_size + len(self._sizes)) + len(self._codes)
-        before, numbers = self._bits.state, self._bits.random_raw(most).view(np.int64)
-        _draw_epoch(self._sizes, self._order, self._places, batches, self._independent, numbers, at)
-        self._bits.state = before
-        self._bits.random_raw(at[0], output=False)  # what is left is for the next epoch
+        batches = np.empty((count, self.batch_size), np.int64)
+        # at most: a number for each image and class of a batch, and all queues shuffled once more
+        each, once = 2 * self.batch_size + len(self._sizes), len(self._codes)
+        some = max(1, (_AT_ONCE + once) // each)  # batches at a time, which bounds the memory
+        for first in range(0, count, some):
+            part, at = batches[first:first + some], np.zeros(1, np.int64)
+            before = self._bits.state
+            numbers = self._bits.random_raw(len(part) * each + once).view(np.int64)
+            _draw_epoch(self._sizes, self._order, self._places, part, self._independent, numbers, at)
+            self._bits.state = before
+            self._bits.random_raw(at[0], output=False)  # what is left is for those that come next
         return batches
 
     def _break_off(self) -> None:

@@ -18,12 +18,13 @@ import uuid
 import warnings
 import weakref
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Lock
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -375,26 +376,44 @@ def _checked_augmentation(augment: str | Callable, size: int) -> Callable[[Tenso
     return augment
 
 # %% ../nbs/10_store.ipynb #c84e155a
-def _recipe(augment: object) -> object:
-    """What tells one augmentation, or a setting of it, from another."""
-    if isinstance(augment, list | tuple):
-        return [_recipe(part) for part in augment]
-    if not callable(augment):
-        return augment
-    if isinstance(augment, partial):
-        return _recipe(augment.func), augment.args, sorted(augment.keywords.items())
-    if isinstance(augment, nn.Module):
-        return repr(augment), [(name, _recipe(value)) for part in augment.modules()
-                               for name, value in vars(part).items() if name[0] != "_"]
-    code = getattr(augment, "__code__", None)
-    if code is None:
-        return type(augment).__qualname__, getattr(augment, "__dict__", None)
-    closed = [cell.cell_contents for cell in augment.__closure__ or ()]
-    held = getattr(getattr(augment, "__self__", None), "__dict__", None)  # of a method's object
-    return (augment.__qualname__, code.co_code, code.co_consts, code.co_names, augment.__defaults__,
-            augment.__kwdefaults__, closed, held)
+def _recipe(thing: object, within: tuple[int, ...] = ()) -> object:
+    """What tells one augmentation, or a part of it, from another, in every process the same."""
+    if id(thing) in within or len(within) > 12:
+        return "…"
 
+    def each(*parts: object) -> list:
+        return [_recipe(part, (*within, id(thing))) for part in parts]
 
+    if isinstance(thing, list | tuple):
+        return each(*thing)
+    if isinstance(thing, set | frozenset):
+        return sorted(map(repr, each(*thing)))
+    if isinstance(thing, Mapping):
+        return [list(map(str, thing)), each(*thing.values())]
+    if isinstance(thing, Tensor | np.ndarray):
+        values = np.ascontiguousarray(thing.detach().cpu() if isinstance(thing, Tensor) else thing)
+        return str(values.dtype), values.shape, hashlib.sha256(values).hexdigest()
+    if isinstance(thing, CodeType):
+        return thing.co_code, thing.co_names, each(*thing.co_consts)
+    if isinstance(thing, FunctionType):
+        closed = [cell.cell_contents for cell in thing.__closure__ or ()]
+        return thing.__qualname__, each(thing.__code__, thing.__defaults__, thing.__kwdefaults__, closed)
+    if isinstance(thing, MethodType):
+        return each(thing.__func__, thing.__self__)
+    if isinstance(thing, partial):
+        return each(thing.func, thing.args, thing.keywords)
+    if isinstance(thing, nn.Module):
+        usual = vars(nn.Module())
+        own = {name: value for name, value in vars(thing).items() if name not in usual}
+        return type(thing).__qualname__, each(type(thing).forward, dict(thing.named_children()),
+                                              thing.state_dict(), own)
+    if hasattr(thing, "__qualname__"):  # a class, or a function that is not written in Python
+        return thing.__qualname__
+    if hasattr(thing, "__dict__") and not isinstance(thing, ModuleType):
+        return type(thing).__qualname__, each(vars(type(thing)).get("__call__"), vars(thing))
+    return repr(thing)
+
+# %% ../nbs/10_store.ipynb #ab608265
 class StoredData(ImageData):
     """Images of a store with labels, in the form that training takes.
 

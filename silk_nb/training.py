@@ -271,8 +271,8 @@ def _fingerprint(network, train, validation, loss, sampler, config, crossfit, pr
     parts = [[type(m).__name__, sorted((k, v) for k, v in vars(m).items() if isinstance(
         v, (int, float, str, dict)) and not k.startswith("_"))] for m in loss.modules()]
     digest = hashlib.sha256(json.dumps(
-        [asdict(replace(config, micro_batch=None)), shapes, parts, type(sampler).__name__, sampler.batch_size,
-         processes]).encode())
+        [asdict(replace(config, micro_batch=None)), shapes, parts, type(sampler).__name__,
+         sampler.batch_size, processes]).encode())
     for value in loss.state_dict().values():
         digest.update(value.cpu().numpy().tobytes())
     if crossfit:
@@ -292,7 +292,7 @@ def _read_checkpoint(path: Path, fingerprint: str) -> dict:
     try:
         content = path.read_bytes()
         if hashlib.sha256(memoryview(content)[:-32]).digest() != content[-32:]:
-            raise ValueError("damaged: the checksum does not match")
+            raise ValueError("damaged, or of an earlier version: the checksum does not match")
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         known = state["fingerprint"]
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError,
@@ -327,17 +327,14 @@ def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
 @contextmanager
 def telling_of_memory(
     place: Place,
-    micro_batch: int | None,  # images that go through the network at a time; None: the batch
-    batch_size: int,
+    at_once: int,  # images that go through the network at a time
 ) -> Iterator[None]:
     """Say what to change when the device has too little memory."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        share = -(-batch_size // place.num_processes)
-        at_once = min(micro_batch or share, share)
         what = (f"for {at_once} images at a time: take micro_batch={at_once // 2} or less, which "
-                "changes results by rounding only." if at_once > 1 else
+                "changes results by rounding, and on a GPU what dropout draws." if at_once > 1 else
                 "for a single image: take smaller images, train fewer blocks, or take the speedup "
                 "checkpoint.")
         raise torch.OutOfMemoryError(f"{place.device} has too little memory {what}") from error
@@ -455,8 +452,8 @@ def fit(
     """Train until no epoch was better for `patience` epochs; keep the weights of the best one.
 
     The same seeds give the same result on a CPU, to the bit, also after an interruption. Several
-    processes share each batch and train the same weights. Raises `NonFiniteLossError`, and
-    `ValueError` for a checkpoint of another training, fp16, or batches that cannot be shared.
+    processes share each batch and train the same weights. Raises `NonFiniteLossError`, after
+    which the network's weights may be no numbers, and `ValueError` for a checkpoint of another training, fp16, or batches that cannot be shared.
     """
     config, place = config or TrainingConfig(), accelerator or Alone(device)
     if getattr(place, "mixed_precision", "no") == "fp16":
@@ -467,10 +464,11 @@ def fit(
     optimiser = _optimiser(network, loss, config)
     progress = _Progress(network, loss, optimiser, sampler, config, crossfit, place)
     saved, told, path = time.monotonic(), False, checkpoint and Path(checkpoint)
+    share = -(-sampler.batch_size // place.num_processes)
     mark = path and _fingerprint(network, train, validation, loss, sampler, config, crossfit,
                                  place.num_processes)
     with (_own_randomness(config.seed + 10**6 * place.process_index, place.device),
-          telling_of_memory(place, config.micro_batch, sampler.batch_size)):
+          telling_of_memory(place, min(config.micro_batch or share, share))):
         if path and path.exists():
             progress.load(_read_checkpoint(path, mark))
         place.wait_for_everyone()
@@ -494,5 +492,4 @@ def fit(
     network = place.unwrap_model(step.network, keep_fp32_wrapper=False)
     network.load_state_dict(progress.best)
     network.eval()
-    history = pd.DataFrame(progress.history)
-    return history.assign(best=history["epoch"] == progress.best_epoch)
+    return pd.DataFrame(progress.history).eval(f"best = epoch == {progress.best_epoch}")

@@ -317,7 +317,7 @@ def _behind(predictions: pd.DataFrame, name: str, most: int = 16) -> list[Axes]:
         f"{row.truth}\n→ {row.predicted}" + f" ({row.times}×)" * (runs > 1)
         for row in each.itertuples()])
 
-
+# %% ../nbs/26_widgets.ipynb #38405d45
 def experiment_widget(
     runs: pd.DataFrame,  # from `find_runs`
 ) -> VBox:
@@ -340,7 +340,7 @@ def experiment_widget(
     def details(_: object = None) -> None:
         if moving:
             return
-        if not experiments.value:  # it is said above
+        if not experiments.value or classes.value is None:  # it is said elsewhere
             behind.children = []
             return
         show_in(behind, lambda: plot_class_confusions(follow(), classes.value),
@@ -348,11 +348,14 @@ def experiment_widget(
 
     def change(_: object = None) -> None:
         known = list(runs.loc[runs["variable"] == variable.value, "experiment"].unique())
-        counts = variable_counts(runs[runs["variable"] == variable.value])[variable.value]
+        try:
+            names = list(variable_counts(runs[runs["variable"] == variable.value])[variable.value].index)
+        except (ValueError, OSError):  # the class distributions say what is amiss
+            names = []
         moving.append(True)
         experiments.options, experiments.rows = known, min(len(known), 8)
         experiments.value = known[:4]
-        classes.options, classes.value = list(counts.index), counts.index[-1]
+        classes.options, classes.value = names, names[-1] if names else None
         moving.clear()
         redraw()
 

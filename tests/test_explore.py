@@ -407,10 +407,16 @@ def test_a_run_on_features_of_ones_own_is_seen_with_them(own, tmp_path):
 def test_features_that_are_not_those_of_the_run_are_refused(own, runs, silk_table):
     folder, table, features = own
     for rows, wrong, told in ((table[:-9], features[:-9], "no features for 9 of 150 images"),
-                              (table, features[:, 1:], "not those that .* was made on"),
-                              (table, np.r_[features[1::-1], features[2:]], "in another order")):
+                              (table, features[:, 1:], r"do not fit the network .* N×8"),
+                              (table, features[::-1].copy(), "test images get other scores")):
         with pytest.raises(ValueError, match=told):
             see_run(folder, prepared=given_features(rows, wrong))
+    training = np.flatnonzero(table["image"].isin(
+        read_split(folder).query("split == 'train'")["image"]))
+    mixed = features.copy()
+    mixed[training] = features[training[::-1]]
+    with pytest.warns(ChangedImagesWarning, match="not, to the bit, those .* in another order"):
+        see_run(folder, prepared=given_features(table, mixed))
     other = given_features(silk_table, np.ones((len(silk_table), 1024)))
     with pytest.raises(ValueError, match="or those of another backbone"):
         see_run(runs["folder"][0], prepared=other)

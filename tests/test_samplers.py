@@ -221,7 +221,7 @@ def test_independent_draws_use_no_image_twice_and_none_before_all(sizes, seed, d
         assert len(set(batch)) == batch_size
         used[batch] += 1
         for c in range(len(sizes)):
-            assert np.ptp(used[labels == c]) <= 2  # of two cycles that meet in a batch
+            assert np.ptp(used[labels == c]) <= 1
 
 
 @settings(deadline=None, max_examples=150)
@@ -405,7 +405,8 @@ def test_a_state_of_another_sampler_is_refused_and_changes_nothing(other, says):
     {"next": torch.zeros(3, dtype=torch.int64)}, {"order": [1, 2]}, {"batches_done": 9},
     {"next": torch.full((5,), 99)}, {"next": torch.full((5,), -1)},
     {"order": torch.zeros(160).long()}, {"order": torch.arange(160)},
-    {"order": torch.full((160,), 10**9)}, {"generator": torch.full((625,), 625)},
+    {"order": torch.full((160,), 10**9)}, {"next": torch.zeros(5)}, {"order": torch.zeros(160)},
+    {"generator": torch.full((625,), 2**40)}, {"generator": torch.full((625,), 625)},
     {"batches_done": -1}, {"epoch": "1"}, {"epoch": -1}, {"more": 1}, None])
 def test_a_damaged_state_is_refused(change):
     sampler = ClassBalancedBatchSampler(labels_of(SIZES), 20)

@@ -2,14 +2,16 @@
 import errno
 import gc
 import multiprocessing
-import pickle
 import os
+import pickle
 import random
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import warnings
 from functools import partial
@@ -695,6 +697,69 @@ def test_the_fingerprint_tells_augmentations_of_ones_own_apart(images, cache):
                 v2.RandomRotation(4)]
     marks = [stored(images, cache, augment=augment).fingerprint() for augment in augments]
     assert len(set(marks)) == len(marks)
+
+
+def test_the_mark_tells_parts_of_an_augmentation_apart():
+    """What is private, held by others, or not written in Python; without a run of it."""
+    class Private(nn.Module):
+        def __init__(self, by):
+            super().__init__()
+            self._by = by
+
+    class Buffered(nn.Module):
+        def __init__(self, by):
+            super().__init__()
+            self.register_buffer("by", torch.tensor(by))
+
+    def called(by):
+        class Same:
+            __call__ = eval(f"lambda self, image: image.roll({by}, 1)")
+        return Same()
+
+    def inner(by):
+        return lambda image: image.roll(by, 1)
+
+    def outer(function):
+        return lambda image: function(image)
+
+    def nested(by):
+        return eval(f"lambda image: (lambda other: other.roll({by}, 1))(image)")
+
+    found = [torch.fliplr, torch.flipud, Private(1), Private(2), Buffered(1), Buffered(2),
+             called(1), called(2), outer(inner(1)), outer(inner(2)),
+             partial(outer, function=inner(1)), partial(outer, function=inner(2)), nested(1),
+             nested(2)]
+    told = [repr(store_module._recipe(one)) for one in found]
+    told = [re.sub(" at 0x[0-9a-f]+", "", text) for text in told]
+    assert len(set(told)) == len(told)
+    assert told[9] == re.sub(" at 0x[0-9a-f]+", "", repr(store_module._recipe(outer(inner(2)))))
+
+
+def test_the_mark_is_the_same_in_every_process(tmp_path):
+    """Sets have another order in each, and inner functions other addresses and files."""
+    marks = set()
+    for seed in ("1", "2", "3"):
+        script = tmp_path / f"script{seed}.py"
+        script.write_text("\n" * int(seed) + textwrap.dedent("""
+            import re
+            from silk_nb.store import _recipe
+            def augment(image, mode="alpha"):
+                if mode in {"alpha", "beta", "gamma", "delta"}:
+                    return (lambda other: other.flip(1))(image)
+            print(re.sub(" at 0x[0-9a-f]+", "", repr(_recipe(augment))))
+        """))
+        marks.add(subprocess.run(
+            [sys.executable, script], capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed}).stdout)
+    assert len(marks) == 1
+
+
+def test_the_fingerprint_knows_augmentations_again(images, cache):
+    def closed(by):
+        return lambda image: image.roll(by, 1)
+
+    augments = [closed(1), Roll(2), Roll(1).twice, RollModule(2), v2.Compose([RollModule(2)])]
+    marks = [stored(images, cache, augment=augment).fingerprint() for augment in augments]
     again = [closed(1), Roll(2), Roll(1).twice, RollModule(2), v2.Compose([RollModule(2)])]
     assert {stored(images, cache, augment=augment).fingerprint() for augment in again} <= set(marks)
 
