@@ -303,11 +303,14 @@ def _take(queue: np.ndarray, first: int, taken: np.ndarray, seen: np.ndarray, nu
 @compiled
 def _deal(sizes: np.ndarray, codes: np.ndarray, numbers: np.ndarray, at: np.ndarray) -> None:
     "Classes from shuffled decks into `codes`; deck d holds the classes that have more than d images."
-    dealt, decks, classes = 0, 0, np.arange(len(sizes))
+    dealt, decks, deck = 0, 0, np.empty(len(sizes), np.int64)
     while dealt < len(codes):
-        deck = classes[sizes > decks]
-        _shuffle(deck, numbers, at)
-        cards = min(len(deck), len(codes) - dealt)
+        live = 0
+        for code in range(len(sizes)):
+            if sizes[code] > decks:
+                deck[live], live = code, live + 1
+        _shuffle(deck[:live], numbers, at)
+        cards = min(live, len(codes) - dealt)
         codes[dealt:dealt + cards] = deck[:cards]
         dealt, decks = dealt + cards, decks + 1
 
@@ -347,7 +350,16 @@ def _draw_epoch(sizes: np.ndarray, order: np.ndarray, places: np.ndarray, batche
             batch[k] = taken[last[codes[k]]]
 
 # %% ../nbs/07_samplers.ipynb #eec0dc21
-_AT_ONCE = 2**21  # random numbers, besides one for each image
+_AT_ONCE = 2**18  # random numbers, besides those for queues that are shuffled again
+
+
+def _at_most(sizes: np.ndarray, places: np.ndarray, shape: tuple[int, int], independent: bool) -> int:
+    "How many random numbers so many batches take at most."
+    batches, size = shape
+    even = size <= sizes.min() * len(sizes) and not independent
+    deepest = -(-size // len(sizes)) if even else size  # images of a class in a batch
+    again = sizes[places + batches * deepest > sizes].sum()  # in queues that may run out
+    return int(batches * (2 * size + len(sizes)) + again)
 
 
 def _check_eq_5(batch_size: int, counts: pd.Series, names: list) -> None:
@@ -425,13 +437,11 @@ class ClassBalancedBatchSampler(ResumableSampler):
 
     def _draw_ahead(self, count: int) -> np.ndarray:
         batches = np.empty((count, self.batch_size), np.int64)
-        # at most: a number for each image and class of a batch, and all queues shuffled once more
-        each, once = 2 * self.batch_size + len(self._sizes), len(self._codes)
-        some = max(1, (_AT_ONCE + once) // each)  # batches at a time, which bounds the memory
+        some = max(1, _AT_ONCE // (2 * self.batch_size + len(self._sizes)))
         for first in range(0, count, some):
             part, at = batches[first:first + some], np.zeros(1, np.int64)
-            before = self._bits.state
-            numbers = self._bits.random_raw(len(part) * each + once).view(np.int64)
+            most = _at_most(self._sizes, self._places, part.shape, self._independent)
+            before, numbers = self._bits.state, self._bits.random_raw(most).view(np.int64)
             _draw_epoch(self._sizes, self._order, self._places, part, self._independent, numbers, at)
             self._bits.state = before
             self._bits.random_raw(at[0], output=False)  # what is left is for those that come next

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch.utils.data import DataLoader, TensorDataset
 
+from silk_nb import samplers
 from silk_nb.imbalance import SILK_COUNTS
 from silk_nb.samplers import (
     ClassBalancedBatchSampler,
@@ -208,6 +209,15 @@ def test_the_compiled_draw_is_the_plain_law(sizes, seed, data):
     sampler = ClassBalancedBatchSampler(labels, batch_size, seed=seed, allow_imbalanced=True)
     assert [b for _ in range(3) for b in sampler] == list(
         plainly(labels, sizes, batch_size, seed, 3))
+
+
+@pytest.mark.parametrize("how", [{}, {"independent": True}, {"allow_imbalanced": True}])
+def test_parts_of_an_epoch_that_are_drawn_at_once_change_nothing(how, monkeypatch):
+    batch_size = 60 if "allow_imbalanced" in how else 25
+    whole = stream(ClassBalancedBatchSampler(labels_of(SIZES), batch_size, seed=4, **how), 60)
+    monkeypatch.setattr(samplers, "_AT_ONCE", 1)  # a batch
+    parts = stream(ClassBalancedBatchSampler(labels_of(SIZES), batch_size, seed=4, **how), 60)
+    assert whole == parts
 
 
 @settings(deadline=None, max_examples=60)
