@@ -240,6 +240,6 @@ def test_the_notebooks_run_and_their_widgets_work(lab, browser):
     work_experiments(widgets)
     work_clusters(widgets)
     work_images(widgets)
-    tabs = cell(widgets, "explore(home").get_by_role("tab")
+    tabs = cell(widgets, "explore(folder").get_by_role("tab")
     assert tabs.all_inner_texts() == ["Classes", "F1 per class", "Clusters", "Images"]
     check_no_error(widgets)
