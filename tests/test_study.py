@@ -438,8 +438,9 @@ def test_a_page_of_what_is_finished_so_far(left, tmp_path):
     assert ("C* has no finished run there yet" in told[1]) == lacking
 
 
-def test_the_tables_order_classes_as_the_figures_do(whole, tmp_path):
+def test_the_tables_order_classes_as_the_figures_do(whole, tmp_path, monkeypatch):
     """By training images, also where all images together are in another order."""
+    monkeypatch.setattr("silk_nb.predict._check_whole", lambda *_: None)  # of tables changed here
     shutil.copytree(whole[0], tmp_path / "s")
     for file in (tmp_path / "s").rglob("split.csv"):
         split = pd.read_csv(file, dtype=str)
