@@ -249,7 +249,7 @@ class MissingImagesWarning(UserWarning):
 
 
 class ChangedImagesWarning(UserWarning):
-    """A few images of a run do not get the scores that it gave them."""
+    """Features of a run, or the scores of a few of its images, are not what they were."""
 
 
 def _moved(split: pd.DataFrame, image_dir: str | Path) -> pd.DataFrame:

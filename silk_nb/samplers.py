@@ -422,7 +422,8 @@ class ClassBalancedBatchSampler(ResumableSampler):
     def _restore(self, start: dict[str, Tensor]) -> None:
         (*key, pos), order, places = (start[name].numpy() for name in self._start)
         here = np.repeat(np.arange(len(self._sizes)), self._sizes)
-        if not (0 <= pos <= 624 and 0 <= min(key) and max(key) < 2**32 and (0 <= places).all() and (places <= self._sizes).all()
+        if not (0 <= pos <= 624 and 0 <= min(key) <= max(key) < 2**32
+                and ((0 <= places) & (places <= self._sizes)).all()
                 and (np.sort(order) == np.arange(len(order))).all()
                 and (self._codes[order] == here).all()):
             raise ValueError("the state is damaged: it has other images or numbers than there are")

@@ -75,7 +75,7 @@ class TrainingConfig:
 
 # %% ../nbs/12_training.ipynb #8f151327
 class NonFiniteLossError(ArithmeticError):
-    """The loss became infinite or not a number."""
+    """The loss became infinite or not a number, and so may have the weights of the network."""
 
 
 class CollapseWarning(UserWarning):
@@ -324,6 +324,12 @@ def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 # %% ../nbs/12_training.ipynb #71a75979
+def _at_once(config: TrainingConfig, batch_size: int, place: Place) -> int:
+    """Images that go through the network of a process at a time."""
+    share = -(-batch_size // place.num_processes)
+    return min(config.micro_batch or share, share)
+
+
 @contextmanager
 def telling_of_memory(
     place: Place,
@@ -452,8 +458,8 @@ def fit(
     """Train until no epoch was better for `patience` epochs; keep the weights of the best one.
 
     The same seeds give the same result on a CPU, to the bit, also after an interruption. Several
-    processes share each batch and train the same weights. Raises `NonFiniteLossError`, after
-    which the network's weights may be no numbers, and `ValueError` for a checkpoint of another training, fp16, or batches that cannot be shared.
+    processes share each batch and train the same weights. Raises `NonFiniteLossError`, and
+    `ValueError` for a checkpoint of another training, fp16, or batches that cannot be shared.
     """
     config, place = config or TrainingConfig(), accelerator or Alone(device)
     if getattr(place, "mixed_precision", "no") == "fp16":
@@ -464,11 +470,10 @@ def fit(
     optimiser = _optimiser(network, loss, config)
     progress = _Progress(network, loss, optimiser, sampler, config, crossfit, place)
     saved, told, path = time.monotonic(), False, checkpoint and Path(checkpoint)
-    share = -(-sampler.batch_size // place.num_processes)
     mark = path and _fingerprint(network, train, validation, loss, sampler, config, crossfit,
                                  place.num_processes)
     with (_own_randomness(config.seed + 10**6 * place.process_index, place.device),
-          telling_of_memory(place, min(config.micro_batch or share, share))):
+          telling_of_memory(place, _at_once(config, sampler.batch_size, place))):
         if path and path.exists():
             progress.load(_read_checkpoint(path, mark))
         place.wait_for_everyone()
@@ -492,4 +497,5 @@ def fit(
     network = place.unwrap_model(step.network, keep_fp32_wrapper=False)
     network.load_state_dict(progress.best)
     network.eval()
-    return pd.DataFrame(progress.history).eval(f"best = epoch == {progress.best_epoch}")
+    history = pd.DataFrame(progress.history)
+    return history.assign(best=history["epoch"] == progress.best_epoch)
