@@ -6,6 +6,7 @@
 __all__ = ['main']
 
 # %% ../nbs/23_cli.ipynb #3d2a2a25
+import _thread
 import argparse
 import contextlib
 import difflib
@@ -14,12 +15,15 @@ import math
 import os
 import re
 import shlex
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from . import __version__
@@ -579,16 +583,15 @@ def _system_words(error: OSError) -> str:
     return said + "; then the same command goes on where it was" * full
 
 
+_TOLD = (("silk_nb.training", "NonFiniteLossError"), ("silk_nb.study", "StudyBusyError"),
+         ("silk_nb.study", "UnfinishedStudyError"), ("torch", "OutOfMemoryError"))
+
+
 def _may_tell(error: Exception) -> bool:
     """Whether an error is one of the input, to be told in one line."""
-    if isinstance(error, (ValueError, OSError, ModuleNotFoundError)):
-        return True
-    import torch
-
-    from silk_nb.study import StudyBusyError, UnfinishedStudyError
-    from silk_nb.training import NonFiniteLossError
-    return isinstance(error, (NonFiniteLossError, StudyBusyError, UnfinishedStudyError,
-                              torch.OutOfMemoryError))
+    # what was never imported cannot have raised it
+    kinds = [getattr(sys.modules.get(module), name, ()) for module, name in _TOLD]
+    return isinstance(error, (ValueError, OSError, ModuleNotFoundError, *kinds))
 
 
 _COMMANDS = {"demo": _demo, "train": _train, "tune": _tune, "study": _study,
@@ -626,12 +629,51 @@ def _run(arguments: Sequence[str] | None) -> int:
     return 0
 
 
+def _importing(frame: FrameType | None) -> bool:
+    """Whether a frame runs within an import."""
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _interrupt() -> None:
+    """Send Ctrl-C to the main thread, from another."""
+    if hasattr(signal, "pthread_kill"):  # wakes what waits, as interrupt_main does not
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
+
+
+@contextmanager
+def _interrupts_after_imports() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of an import: an extension module may swallow it, then fail."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        if not _importing(frame):
+            raise KeyboardInterrupt
+        again = threading.Timer(0.05, _interrupt)
+        again.daemon = True
+        again.start()
+
+    if before is not signal.default_int_handler or (
+            threading.current_thread() is not threading.main_thread()):
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def main(
     arguments: Sequence[str] | None = None,  # without the program's name; None: of the process
 ) -> int:  # exit status: 0, 1 for bad input, 2 for a mistyped command, 130 when interrupted
     """The command `silk_nb`."""
     try:
-        return _run(arguments)
+        with _interrupts_after_imports():
+            return _run(arguments)
     except KeyboardInterrupt:
         print("silk_nb: interrupted; the same command goes on where it was.", file=sys.stderr)
         return 130

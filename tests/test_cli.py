@@ -352,6 +352,27 @@ def test_help_and_version_come_without_the_modules_and_an_interrupt_is_one_line(
         assert process.returncode in (1, 130) and err.count("\n") == 1, err  # 1: it was done
 
 
+def test_an_interrupt_waits_for_the_end_of_an_import(tmp_path, monkeypatch, capsys):
+    """As numpy's extensions do: the interrupt is swallowed and the import fails for no reason."""
+    (tmp_path / "swallows_interrupts.py").write_text(
+        "import os, signal, time\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(0.2)\n"
+        "except KeyboardInterrupt:\n    raise ImportError('could not import datetime')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    imported = []
+
+    def evaluate(_):
+        import swallows_interrupts
+        imported.append(swallows_interrupts)
+        time.sleep(30)
+        raise AssertionError("nothing interrupted it")
+
+    monkeypatch.setitem(_COMMANDS, "evaluate", evaluate)
+    assert main(["evaluate", "run"]) == 130 and imported
+    assert capsys.readouterr().err.startswith("silk_nb: interrupted")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_interrupted_by_hand_it_says_so_and_goes_on(silk, tmp_path):
     arguments = [*train(silk, tmp_path / "run", tmp_path / "cache"), "--max-epochs", "60",
                  "--patience", "60"]
