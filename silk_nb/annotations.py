@@ -78,9 +78,12 @@ def write_table(
     """Write `table` as a CSV file (UTF-8, commas), whole or not at all.
 
     Floats are written so that they read back equal to the bit."""
+    how = {"index": any(name is not None for name in table.index.names), "lineterminator": "\n"}
+    text = table.to_csv(**how)
+    if "\r" in text:  # Python before 3.13 does not quote it, and every reader ends the row there
+        text = table.to_csv(**how, quoting=csv.QUOTE_NONNUMERIC)
     with atomic_write(path) as part:
-        named = any(name is not None for name in table.index.names)
-        table.to_csv(part, index=named, lineterminator="\n", encoding="utf-8")
+        part.write_bytes(text.encode())
 
 # %% ../nbs/01_annotations.ipynb #4c03ac5b
 class UnreadableImageError(ValueError):

@@ -639,15 +639,17 @@ def plot_clusters(
                       "edgecolor": "black", "zorder": 3}))
     for chosen, look in layers:
         if by == "score":
-            drawn = ax.scatter(*points[chosen].T, c=table["score"][chosen], cmap="viridis", vmin=0,
-                               vmax=1, **look)
+            at = np.flatnonzero(chosen)
+            at = at[np.argsort(-table["score"].to_numpy()[at], kind="stable")]  # unsure ones on top
+            drawn = ax.scatter(*points[at].T, c=table["score"].to_numpy()[at], cmap="viridis",
+                               vmin=1 / len(classes), vmax=1, **look)
             continue
         for _, rows, colour, marker in point_kinds(table, by, classes):
             ax.scatter(*points[chosen & rows.to_numpy()].T, color=colour, marker=marker,
                        **({"edgecolor": "none"} | look))
     if by == "score":
-        ax.figure.colorbar(drawn, ax=ax, label="score of the predicted class" + (
-            "; black edge: minority class" if rare.any() else ""))
+        ax.figure.colorbar(drawn, ax=ax, label="score of the predicted class, from 1/K" + (
+            "\nblack edge: minority class" if rare.any() else ""))
     else:
         _cluster_legend(ax, table, by, classes, minority)
     ax.set(title=title, xticks=[], yticks=[], xlabel="dimension 1", ylabel="dimension 2")

@@ -105,6 +105,8 @@ def contact_sheet(
     title = f"{name}: {len(some)} of {len(rows)} images"
     if trained := int((some["split"] == "train").sum()) if "split" in rows else 0:
         title += f", {trained} of them trained on"
+    if "predicted" in rows:
+        title += "\n✓ found, → taken for another class"
     return show_images(some["image"].tolist(), mark_training(captions, some), columns=columns,
                        title=title)
 

@@ -521,7 +521,7 @@ def load_backbone(
     *,
     mean: float | Sequence[float] | None = None,  # of pixels in [0, 1]; wanted with a local file
     std: float | Sequence[float] | None = None,  # one number counts for all three channels
-    input_size: int | None = None,  # pixels; None: what the weights or the network are made for
+    input_size: int | None = None,  # pixels, from 32 on; None: what the weights are made for
     seed: int | None = None,  # of the random start, with weights=None
 ) -> Backbone:
     """A feature extractor from a torchvision classification network.
@@ -540,7 +540,7 @@ def load_backbone(
             "of pixel values in [0, 1], as one number or three."
         )
     size = source.input_size or _usual(name).input_size
-    size = size if input_size is None else _positive(input_size, "input_size")
+    size = size if input_size is None else _positive(input_size, "input_size", least=32)
     with torch.random.fork_rng(devices=[]):  # torchvision initialises from the global generator
         torch.default_generator.set_state(_generator(seed).get_state())
         network = _build(name, size)

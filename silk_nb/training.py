@@ -265,14 +265,14 @@ def _costs(out, data, loss, sides, batch_size) -> tuple[float, float]:
     return tuple(told)
 
 # %% ../nbs/12_training.ipynb #afd5b1cc
-def _fingerprint(network, train, validation, loss, sampler, config, crossfit, processes) -> str:
+def _fingerprint(network, train, validation, loss, sampler, config, crossfit) -> str:
     """What must be the same for a checkpoint to be gone on with."""
     shapes = {name: list(p.shape) for name, p in network.named_parameters() if p.requires_grad}
     parts = [[type(m).__name__, sorted((k, v) for k, v in vars(m).items() if isinstance(
         v, (int, float, str, dict)) and not k.startswith("_"))] for m in loss.modules()]
     digest = hashlib.sha256(json.dumps(
         [asdict(replace(config, micro_batch=None)), shapes, parts, type(sampler).__name__,
-         sampler.batch_size, processes]).encode())
+         sampler.batch_size]).encode())
     for value in loss.state_dict().values():
         digest.update(value.cpu().numpy().tobytes())
     if crossfit:
@@ -287,14 +287,14 @@ def _fingerprint(network, train, validation, loss, sampler, config, crossfit, pr
     return digest.hexdigest()
 
 
-def _read_checkpoint(path: Path, fingerprint: str) -> dict:
+def _read_checkpoint(path: Path, fingerprint: str, processes: int) -> dict:
     """The state of an interrupted training. `ValueError` if it is damaged or of another one."""
     try:
         content = path.read_bytes()
         if hashlib.sha256(memoryview(content)[:-32]).digest() != content[-32:]:
             raise ValueError("damaged, or of an earlier version: the checksum does not match")
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        known = state["fingerprint"]
+        known, others = state["fingerprint"], len(state["random"])
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError,
             pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is not a checkpoint that can be read ({error}): move it away "
@@ -302,6 +302,10 @@ def _read_checkpoint(path: Path, fingerprint: str) -> dict:
     if known != fingerprint:
         raise ValueError(f"{path} belongs to a training with other data or settings: "
                          "use another folder.")
+    if others != processes:
+        raise ValueError(f"{path} is of a training in {others} process{'es' * (others > 1)}, and "
+                         f"now there {'are' if processes > 1 else 'is'} {processes}: start as many "
+                         "as before, or use another folder.")
     return state
 
 
@@ -470,12 +474,11 @@ def fit(
     optimiser = _optimiser(network, loss, config)
     progress = _Progress(network, loss, optimiser, sampler, config, crossfit, place)
     saved, told, path = time.monotonic(), False, checkpoint and Path(checkpoint)
-    mark = path and _fingerprint(network, train, validation, loss, sampler, config, crossfit,
-                                 place.num_processes)
+    mark = path and _fingerprint(network, train, validation, loss, sampler, config, crossfit)
     with (_own_randomness(config.seed + 10**6 * place.process_index, place.device),
           telling_of_memory(place, _at_once(config, sampler.batch_size, place))):
         if path and path.exists():
-            progress.load(_read_checkpoint(path, mark))
+            progress.load(_read_checkpoint(path, mark, place.num_processes))
         place.wait_for_everyone()
         epochs = range(len(progress.history) + 1, config.max_epochs + 1)
         with tqdm(epochs, desc="training", unit="epoch",

@@ -165,11 +165,13 @@ def _point_colours(seen: RunImages, by: str) -> tuple[pd.Series, dict | list]:
 
 
 def _cloud(seen: RunImages, space: str, method: str, by: str) -> pd.DataFrame:
-    """Points in the order they are drawn in, minority classes last, with their rows in `seen`."""
+    """Points in the order they are drawn in, with their rows in `seen`: minority classes last, and
+    by score the unsure ones."""
     points = run_points(seen, space, method)
     colour, _ = _point_colours(seen, by)
     rare = seen.table["label"].isin(seen.minority)
-    order = np.argsort(rare.to_numpy(), kind="stable")
+    unsure = -seen.table["score"] if by == "score" else np.zeros(len(rare))
+    order = np.lexsort((unsure, rare))
     return pd.DataFrame({"x": points[order, 0], "y": points[order, 1], "row": order,
                          "colour": colour.iloc[order].reset_index(drop=True),
                          "size": pd.Categorical(np.where(rare, "minority", "majority")[order],
@@ -193,7 +195,7 @@ def scatter_of(
     plot.x(scale=(middle["x"] - reach, middle["x"] + reach))
     plot.y(scale=(middle["y"] - reach, middle["y"] + reach))
     plot.color(by="colour", map=_point_colours(seen, by)[1],
-               **({"norm": (0, 1)} if by == "score" else {}))
+               **({"norm": (1 / len(seen.classes), 1)} if by == "score" else {}))
     large = 9 if len(cloud) < 3000 else 5
     plot.size(by="size", map=[large * 0.6, large])
     # one opacity for all makes jupyter-scatter 1.0 draw all points but invisible
@@ -211,7 +213,7 @@ def _legend(seen: RunImages, by: str) -> HTML:
     """What the colours mean, above the plot, where it hides no point."""
     colours = _point_colours(seen, by)[1]
     if by == "score":
-        named = {"0": colours[0], "score of the predicted class": colours[len(colours) // 2],
+        named = {f"1/K = {1 / len(seen.classes):.2f}": colours[0], "score of the predicted class": colours[len(colours) // 2],
                  "1": colours[-1]}
     else:
         named = colours

@@ -108,6 +108,14 @@ def test_atomic_write_names_the_file_and_not_its_temporary_name(tmp_path):
             (tmp_path / "picture.png").read_bytes()
 
 
+def test_write_table_keeps_line_breaks_within_a_cell(tmp_path):
+    table = pd.DataFrame({"label": ["a\rb", "c\nd", "e, \"f\"", None], "score": [0.1, 1, 2, None]})
+    write_table(table, tmp_path / "a.csv")
+    again = pd.read_csv(tmp_path / "a.csv")
+    assert again["label"].tolist()[:3] == table["label"].tolist()[:3] and again.isna().iloc[3].all()
+    assert again["score"].tolist()[:3] == [0.1, 1, 2]
+
+
 def test_write_table_keeps_floats_and_named_index(tmp_path):
     table = pd.DataFrame({"x": [1 / 3, 1e-300], "y": ["é,", 'a"b']})
     write_table(table, tmp_path / "a.csv")

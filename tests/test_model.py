@@ -348,7 +348,7 @@ def test_googlenet_expects_half_and_half_where_torchvision_rescales_inside(monke
 
 
 @pytest.mark.parametrize("option", [{"mean": (1, 2)}, {"std": 0}, {"std": -1}, {"mean": "x"},
-                                    {"std": float("nan")}, {"input_size": 0},
+                                    {"std": float("nan")}, {"input_size": 31},
                                     {"input_size": 2.5}])
 def test_bad_input_options(resnet_file, option):
     with pytest.raises(ValueError, match=next(iter(option))):

@@ -150,6 +150,8 @@ def test_several_processes_train_what_one_trains(world, alone, tmp_path):
         assert found["resumed"]["history"][name] == pytest.approx(values, abs=1e-6), name
     for name, value in found["dropout"]["weights"].items():
         assert torch.allclose(found["resumed"]["weights"][name], value, atol=1e-6), name
+    with pytest.raises(ValueError, match=f"in {world} processes, and now there is 1: start"):
+        trained(tmp_path / "cut", dropout=0.5, epochs=5)
 
 
 @pytest.mark.parametrize("micro", [1, 7, 30, 61])
