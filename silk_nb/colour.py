@@ -8,6 +8,7 @@ __all__ = ['hue_saturation', 'colour_descriptor', 'compiled', 'DescriptorTable',
 # %% ../nbs/03_colour.ipynb #2317eae7
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import matplotlib.pyplot as plt
@@ -89,12 +90,12 @@ def compiled(
 
 @compiled
 def _count(pixels: np.ndarray, table: np.ndarray, counts: np.ndarray) -> None:
-    """Count the cells of N×3×H×W pixels in N×r² counts."""
-    images, _, height, width = pixels.shape
+    """Count the cells of N×H×W×3 pixels in N×r² counts."""
+    images, height, width, _ = pixels.shape
     for n in range(images):
         for y in range(height):
             for x in range(width):
-                r, g, b = pixels[n, 0, y, x], pixels[n, 1, y, x], pixels[n, 2, y, x]
+                r, g, b = pixels[n, y, x]
                 counts[n, table[r, g, b]] += 1
 
 
@@ -110,12 +111,15 @@ class DescriptorTable:
         _check_images(blue.expand(1, 3, 256, 256), resolution)
         self.resolution = resolution
         self.cells = np.empty((256, 256, 256), np.min_scalar_type(resolution**2 - 1))
+
+        def fill(red: int) -> None:
+            colours = torch.stack([torch.full_like(blue, red), green, blue])[None]
+            self.cells[red] = _cells(colours, resolution)[0].numpy()
+
         threads = torch.get_num_threads()
-        try:
-            torch.set_num_threads(1)  # the steps are small, and threads would wait for each other
-            for red in range(256):
-                colours = torch.stack([torch.full_like(blue, red), green, blue])[None]
-                self.cells[red] = _cells(colours, resolution)[0].numpy()
+        try:  # the steps are small: threads within one would wait for each other
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                list(pool.map(fill, range(256)))
         finally:
             torch.set_num_threads(threads)
 
@@ -126,7 +130,7 @@ class DescriptorTable:
         """Histogram of every image; errors as in `colour_descriptor`."""
         _check_images(images, self.resolution)
         counts = np.zeros((len(images), self.resolution**2), np.int64)
-        _count(images.numpy(), self.cells, counts)
+        _count(images.permute(0, 2, 3, 1).numpy(), self.cells, counts)
         return torch.from_numpy(counts).float()
 
 # %% ../nbs/03_colour.ipynb #0a7261fd

@@ -41,7 +41,7 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/09_features.ipynb #959941d7
 from .annotations import atomic_write, open_image
-from .colour import DescriptorTable, colour_descriptor
+from .colour import DescriptorTable, colour_descriptor, compiled
 from .imbalance import literal_text
 from .model import Backbone
 
@@ -110,6 +110,15 @@ def to_device(
     return tensor.pin_memory().to(place, non_blocking=True)
 
 
+@partial(compiled, error_model="numpy")
+def _normalise(pixels: np.ndarray, mean: np.ndarray, std: np.ndarray, values: np.ndarray) -> None:
+    """Rows of pixels in one pass, with the roundings of the steps of torch."""
+    for row in range(len(pixels)):
+        for at in range(pixels.shape[1]):
+            share = np.float32(pixels[row, at]) / np.float32(255)
+            values[row, at] = (share - mean[at]) / std[at]
+
+
 def normalise(
     pixels: Tensor,  # uint8 N×3×H×W
     mean: Sequence[float],  # per channel, of pixel values in [0, 1]
@@ -120,9 +129,14 @@ def normalise(
         raise ValueError(f"pixels must be uint8 values from 0 to 255, not {pixels.dtype}.")
     # rows of all channels side by side: in channels-last layout three times as fast
     rows = pixels.permute(0, 2, 3, 1).flatten(2)
-    mean, std = (to_device(torch.tensor(v).repeat(pixels.shape[3]), pixels.device)
-                 for v in (mean, std))
-    values = rows.float().div_(255).sub_(mean).div_(std)
+    mean, std = (to_device(torch.tensor(v, dtype=torch.float32).repeat(pixels.shape[3]),
+                           pixels.device) for v in (mean, std))
+    if rows.device.type == "cpu":
+        values = torch.empty_like(rows, dtype=torch.float32)
+        _normalise(*(part.flatten(0, -2).numpy() if part.ndim > 1 else part.numpy()
+                     for part in (rows, mean, std, values)))
+    else:
+        values = rows.float().div_(255).sub_(mean).div_(std)
     return values.unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
 
 # %% ../nbs/09_features.ipynb #b8b6e3c6
@@ -259,7 +273,7 @@ _Describe = Callable[[Tensor], Tensor]  # images to colour descriptors
 
 def _describer(resolution: int, images: int) -> _Describe:
     """The way to colour descriptors that is the faster for so many images."""
-    return DescriptorTable(resolution) if images > 500 else partial(
+    return DescriptorTable(resolution) if images > 150 else partial(
         colour_descriptor, resolution=resolution)
 
 
@@ -302,7 +316,7 @@ def _extract(paths: Sequence[str | Path], job: _Extraction) -> tuple[Tensor, Ten
         with bar, closing(job.compute(work, describe)) as results:
             for chunk, found in zip(chunks, results, strict=True):
                 for table, values in zip(tables, found, strict=True):
-                    table[chunk] = values
+                    table.numpy()[chunk] = values  # torch would wake threads, which keep a core busy
                 pending += chunk
                 bar.update(len(chunk))
                 if len(pending) >= _SHARD_IMAGES:
@@ -455,7 +469,7 @@ class _Work(NamedTuple):
         sizes = list(dict.fromkeys((self.backbone.input_size, _DESCRIPTOR_SIZE)))
         squares = [decode_image(path, sizes, key) for path, key in chunk]
         stacks = dict(zip(sizes, map(_stack, zip(*squares, strict=True)), strict=True))
-        colours = describe(stacks[_DESCRIPTOR_SIZE].contiguous())
+        colours = describe(stacks[_DESCRIPTOR_SIZE])
         return [path for path, _ in chunk], stacks[self.backbone.input_size], colours
 
     def apply(self, pixels: Tensor) -> Tensor:
@@ -547,7 +561,7 @@ def extract_descriptors(
     def compute(chunks: Iterable[_Chunk], describe: _Describe) -> Iterator[tuple[Tensor, Tensor]]:
         def whole(chunk: _Chunk) -> tuple[Tensor, Tensor]:
             squares = [decode_image(path, (_DESCRIPTOR_SIZE,), key)[0] for path, key in chunk]
-            return torch.zeros(len(chunk), 0), describe(_stack(squares).contiguous())
+            return torch.zeros(len(chunk), 0), describe(_stack(squares))
 
         return ahead(whole, chunks, workers=torch.get_num_threads())
 

@@ -379,7 +379,7 @@ def test_a_device_without_bfloat16_is_told_apart_from_a_network_that_fails(image
 
 
 def test_many_images_have_the_same_descriptors_as_few(images, monkeypatch):
-    assert isinstance(features_module._describer(5, 501), DescriptorTable)
+    assert isinstance(features_module._describer(5, 151), DescriptorTable)
     few = extract(images, resolution=4)
     monkeypatch.setattr(features_module, "_describer", lambda r, _: DescriptorTable(r))
     assert all(torch.equal(a, b) for a, b in zip(extract(images, resolution=4), few, strict=True))
