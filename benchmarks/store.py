@@ -26,7 +26,7 @@ from silk_nb.synthetic import make_silk
 
 CLOTHING = Path(__file__).resolve().parents[2] / "shared" / "data" / "clothing" / "images"
 SIZE, BATCH, CHUNK = 224, 60, 8
-LONG = 8.0  # seconds that a network may take for its images; a slow one is given fewer of them
+LONG = 20.0  # seconds that a network may take for its images; a slow one is given fewer of them
 LOOK = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 
 
@@ -120,7 +120,7 @@ def extraction(images: list[Path], backbone: Backbone, rounds: int) -> list[dict
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=CLOTHING)
-    parser.add_argument("--images", type=int, default=600)
+    parser.add_argument("--images", type=int, default=1500)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--backbones", nargs="+", default=["mobilenet_v2", "resnet152"])
     chosen = parser.parse_args()
