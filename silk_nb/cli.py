@@ -630,10 +630,12 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _importing(frame: FrameType | None) -> bool:
-    """Whether a frame runs within an import."""
-    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+    """Whether a frame runs within an import that began in `main`."""
+    while frame is not None and frame.f_code is not main.__code__:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
         frame = frame.f_back
-    return frame is not None
+    return False
 
 
 def _interrupt() -> None:

@@ -372,6 +372,13 @@ def test_an_interrupt_waits_for_the_end_of_an_import(tmp_path, monkeypatch, caps
     assert capsys.readouterr().err.startswith("silk_nb: interrupted")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
+    (tmp_path / "calls_main.py").write_text(
+        "from silk_nb.cli import main\nstatus = main(['evaluate', 'run'])\n")
+    monkeypatch.setitem(_COMMANDS, "evaluate",
+                        lambda _: (os.kill(os.getpid(), signal.SIGINT), time.sleep(30)))
+    import calls_main
+    assert calls_main.status == 130
+
 
 def test_interrupted_by_hand_it_says_so_and_goes_on(silk, tmp_path):
     arguments = [*train(silk, tmp_path / "run", tmp_path / "cache"), "--max-epochs", "60",
