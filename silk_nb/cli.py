@@ -628,7 +628,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             return 1
     return 0
 
-
+# %% ../nbs/23_cli.ipynb #7d2329d9
 def _importing(frame: FrameType | None) -> bool:
     """Whether a frame runs within an import that began in `main`."""
     while frame is not None and frame.f_code is not main.__code__:

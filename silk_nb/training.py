@@ -308,7 +308,7 @@ def _read_checkpoint(path: Path, fingerprint: str, processes: int) -> dict:
                          "as before, or use another folder.")
     return state
 
-
+# %% ../nbs/12_training.ipynb #b093588f
 def _of_all(place: Place, value: object) -> list:
     """What every process says, the first one's first."""
     told = [value] * place.num_processes
