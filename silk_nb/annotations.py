@@ -132,6 +132,8 @@ def _to_rgb(image: Image.Image, format: str | None, inverted: bool) -> Image.Ima
 # %% ../nbs/01_annotations.ipynb #0504a822
 def open_image(
     path: str | Path,  # an image file of any format and mode that Pillow reads
+    *,
+    least: int | None = None,  # sides, pixels, that will do: a large JPEG comes smaller, and faster
 ) -> Image.Image:  # upright, mode RGB, fully decoded, the file closed
     """Decode an image to upright RGB.
 
@@ -141,6 +143,8 @@ def open_image(
     cannot be decoded to the last byte, `ImageTooLargeError` for a decompression bomb."""
     try:
         with Image.open(path) as image:
+            if least is not None:
+                image.draft(None, (least, least))  # to a half, a quarter or an eighth, never below
             image.load()  # a truncated file opens well and fails only here
             format = image.format
             # Pillow inverts a TIFF whose 0 is white (WhiteIsZero) itself, but not one of 16 bits
@@ -160,7 +164,7 @@ def open_image(
 def _why_unreadable(path: str) -> str | None:
     "The reason why an image cannot be used, None for a good one."
     try:
-        open_image(path)
+        open_image(path, least=1)  # all of the file is read
     except UnreadableImageError as error:
         return error.reason
     except FileNotFoundError:

@@ -64,7 +64,8 @@ def decode_image(
         content = Path(path).read_bytes()
         if key is not None and hashlib.sha256(content).digest() != key:
             raise ImageChangedError(f"The image {path} changed while it was being read: run again.")
-        image = open_image(io.BytesIO(content))
+        # four times the side: what is averaged then is the same to one grey level
+        image = open_image(io.BytesIO(content), least=4 * max(224, *sizes))
     except FileNotFoundError:
         raise FileNotFoundError(f"The image {path} does not exist.") from None
     except ImageChangedError:
@@ -140,7 +141,7 @@ def normalise(
     return values.unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
 
 # %% ../nbs/09_features.ipynb #b8b6e3c6
-_PREPROCESSING = "1: upright RGB, Pillow bilinear with antialiasing straight to S×S"
+_PREPROCESSING = "2: upright RGB, JPEG from 4 S on, Pillow bilinear with antialiasing to S×S"
 _DESCRIPTOR_SIZE = 224  # pixels, the image size of the colour descriptor
 _SHARD_IMAGES = 512  # images between two writes, the most that a kill can cost
 

@@ -236,9 +236,12 @@ def test_truncated_files_are_named(tmp_path, name):
     rng = np.random.default_rng(0)
     path = tmp_path / name
     Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(UnreadableImageError, match=name) as caught:
-        open_image(path)
+    content = path.read_bytes()
+    for kept in (len(content) // 2, int(0.9 * len(content))):
+        path.write_bytes(content[:kept])
+        for least in (None, 1):  # a JPEG is decoded at an eighth then, and is read to its end
+            with pytest.raises(UnreadableImageError, match=name) as caught:
+                open_image(path, least=least)
     assert caught.value.reason and "\n" not in caught.value.reason
     assert isinstance(caught.value, ValueError)
     again = pickle.loads(pickle.dumps(caught.value))  # it may come from another process

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import nn
 
 import silk_nb.features as features_module
+from silk_nb.annotations import open_image
 from silk_nb.colour import DescriptorTable, colour_descriptor
 from silk_nb.features import (
     CacheWarning,
@@ -28,6 +29,7 @@ from silk_nb.features import (
     ImageChangedError,
     ImageData,
     ahead,
+    decode_image,
     default_cache,
     extract_descriptors,
     extract_features,
@@ -126,6 +128,24 @@ def test_normalise(value, mean, std):
     wanted = torch.tensor([(value / 255 - mean) / std, value / 255, (value / 255 - mean) / std / 2])
     torch.testing.assert_close(found[0, :, 0, 1], wanted.float(), atol=1e-4, rtol=1e-4)
     assert (pixels == value).all()
+
+
+@pytest.mark.parametrize("mode, turned", [("RGB", 1), ("L", 6), ("CMYK", 1)])
+def test_a_large_jpeg_is_decoded_smaller_and_gives_the_same_square(mode, turned, tmp_path):
+    small = np.random.default_rng(0).integers(0, 256, (60, 40, 3), dtype=np.uint8)
+    photo = Image.fromarray(small).resize((2000, 3000), Image.Resampling.BICUBIC).convert(mode)
+    exif = Image.Exif()
+    exif[274] = turned  # orientation
+    photo.save(tmp_path / "large.jpg", quality=95, exif=exif)
+    whole = open_image(tmp_path / "large.jpg")
+    assert {whole.size} <= {(2000, 3000), (3000, 2000)}
+    assert max(open_image(tmp_path / "large.jpg", least=896).size) == 1500
+    for size in (96, 224):
+        found, = decode_image(tmp_path / "large.jpg", (size,))
+        wanted = np.asarray(whole.resize((size, size), Image.Resampling.BILINEAR)).astype(int)
+        assert np.abs(found - wanted).max() <= 1
+    assert np.array_equal(decode_image(tmp_path / "large.jpg", (500,))[0],  # 4 · 500 > 3000 / 2
+                          np.asarray(whole.resize((500, 500), Image.Resampling.BILINEAR)))
 
 
 def test_normalise_refuses_floats():
