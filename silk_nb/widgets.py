@@ -213,8 +213,8 @@ def _legend(seen: RunImages, by: str) -> HTML:
     """What the colours mean, above the plot, where it hides no point."""
     colours = _point_colours(seen, by)[1]
     if by == "score":
-        named = {f"1/K = {1 / len(seen.classes):.2f}": colours[0], "score of the predicted class": colours[len(colours) // 2],
-                 "1": colours[-1]}
+        named = {f"1/K = {1 / len(seen.classes):.2f}": colours[0],
+                 "score of the predicted class": colours[len(colours) // 2], "1": colours[-1]}
     else:
         named = colours
     parts = [f"<span style='white-space:nowrap'><span style='color:{colour}'>⬤</span> "
