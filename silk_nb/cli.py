@@ -580,7 +580,7 @@ def _system_words(error: OSError) -> str:
         said = f"{name}: {said}; allow it, or name another place"
     else:
         said = f"{name}: {said}"
-    return said + "; then the same command goes on where it was" * full
+    return said + "; then the same command goes on where it was" * (full and "goes on" not in said)
 
 
 _TOLD = (("silk_nb.training", "NonFiniteLossError"), ("silk_nb.study", "StudyBusyError"),
@@ -647,35 +647,42 @@ def _interrupt() -> None:
 
 
 @contextmanager
-def _interrupts_after_imports() -> Iterator[None]:
-    """Let Ctrl-C wait for the end of an import: an extension module may swallow it, then fail."""
-    before = signal.getsignal(signal.SIGINT)
+def _interrupts_after_imports() -> Iterator[list]:
+    """Let Ctrl-C wait for the end of an import: an extension module may swallow it, then fail.
+    The list is not empty while one waits."""
+    before, held = signal.getsignal(signal.SIGINT), []
 
     def interrupted(number: int, frame: FrameType | None) -> None:
         if not _importing(frame):
+            held.clear()
             raise KeyboardInterrupt
-        again = threading.Timer(0.05, _interrupt)
-        again.daemon = True
-        again.start()
+        held[:] = [threading.Timer(0.005, _interrupt)]
+        held[0].daemon = True
+        held[0].start()
 
     if before is not signal.default_int_handler or (
             threading.current_thread() is not threading.main_thread()):
-        yield
+        yield held
         return
     signal.signal(signal.SIGINT, interrupted)
     try:
-        yield
+        yield held
     finally:
         signal.signal(signal.SIGINT, before)
+        for timer in held:
+            timer.cancel()
 
-
+# %% ../nbs/23_cli.ipynb #c65c84e2
 def main(
     arguments: Sequence[str] | None = None,  # without the program's name; None: of the process
 ) -> int:  # exit status: 0, 1 for bad input, 2 for a mistyped command, 130 when interrupted
     """The command `silk_nb`."""
     try:
-        with _interrupts_after_imports():
-            return _run(arguments)
+        with _interrupts_after_imports() as held:
+            status = _run(arguments)
+        if held and not status:  # what came after the import took less time than the timer
+            raise KeyboardInterrupt
+        return status
     except KeyboardInterrupt:
         print("silk_nb: interrupted; the same command goes on where it was.", file=sys.stderr)
         return 130

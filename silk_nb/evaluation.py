@@ -210,14 +210,13 @@ def _ordered(confusion: pd.DataFrame, counts: Mapping | pd.Series | None) -> pd.
     return confusion.loc[order, order]
 
 # %% ../nbs/14_evaluation.ipynb #2706b9e2
-def _write_cells(ax: Axes, values: np.ndarray, normalise: bool) -> None:
-    """Numbers into the cells of a small matrix; empty cells stay empty."""
-    middle = np.nanmax(values) / 2
+def _write_cells(ax: Axes, values: np.ndarray, normalise: bool, top: float) -> None:
+    """Numbers into the cells of a small matrix, whose colours end at `top`; empty cells stay empty."""
     for (row, column), value in np.ndenumerate(values):
         if np.isnan(value) or value == 0:
             continue
         text = "<1" if normalise and value < 0.5 else f"{value:,.0f}"
-        colour = "white" if value > middle else "black"
+        colour = "white" if value > top / 2 else "black"
         ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
 
 # %% ../nbs/14_evaluation.ipynb #c3136699
@@ -248,7 +247,7 @@ def plot_confusion(
     image = ax.imshow(values, cmap=colours, vmin=0, vmax=top)
     _confusion_axes(ax, ordered, minority)
     if size <= 12 and totals.sum() > 0:
-        _write_cells(ax, values, normalise)
+        _write_cells(ax, values, normalise, top)
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.8, pad=0.02)
     bar.set_label("share of the true class [%]" if normalise else "test images")
     return literal_text(ax)

@@ -45,7 +45,7 @@ from .model import Backbone, SilkClassifier, SilkHead, load_backbone, speed_up
 from .recipes import EXPERIMENTS, HEADS, Experiment, find_experiment
 from .report import standard_figures, write_report
 from .samplers import ClassBalancedBatchSampler, ResumableSampler, largest_balanced_batch
-from .steps import Alone, Place, refuse_running_norm, share_of
+from .steps import Alone, Place, of_all, refuse_running_norm, share_of
 from .store import StoredData, augmentation, build_store
 from .training import (CrossFit, NonFiniteLossError, TrainingConfig, apply_network, fit,
                               halve, telling_of_memory)
@@ -783,12 +783,18 @@ def _place(accelerator: Place | None, device: str | None, config: RunConfig
 
 @contextmanager
 def _first(place: Place) -> Iterator[None]:
-    """The first process before the others, who then find its files."""
-    if not place.is_main_process:
-        place.wait_for_everyone()
-    yield
+    """The first process before the others, who then find its files, or fail as it did."""
     if place.is_main_process:
-        place.wait_for_everyone()
+        try:
+            yield
+        except Exception as error:
+            of_all(place, error)
+            raise
+        of_all(place, None)
+    else:
+        if (error := of_all(place, None)[0]) is not None:
+            raise error
+        yield
 
 # %% ../nbs/18_experiments.ipynb #4cce0672
 def _check_parts(start: _Start, config: RunConfig, place: Place) -> None:

@@ -110,7 +110,7 @@ def to_device(
         return tensor.to(place)
     return tensor.pin_memory().to(place, non_blocking=True)
 
-
+# %% ../nbs/09_features.ipynb #5b13aee5
 @partial(compiled, error_model="numpy")
 def _normalise(pixels: np.ndarray, mean: np.ndarray, std: np.ndarray, values: np.ndarray) -> None:
     """Rows of pixels in one pass, with the roundings of the steps of torch."""
@@ -125,9 +125,16 @@ def normalise(
     mean: Sequence[float],  # per channel, of pixel values in [0, 1]
     std: Sequence[float],  # per channel
 ) -> Tensor:  # float32 N×3×H×W
-    """Pixel values brought to [0, 1], less the mean, over the standard deviation."""
+    """Pixel values brought to [0, 1], less the mean, over the standard deviation.
+
+    Raises `ValueError` for pixels of another kind or shape, and other than three means or stds."""
     if pixels.dtype != torch.uint8:
         raise ValueError(f"pixels must be uint8 values from 0 to 255, not {pixels.dtype}.")
+    if pixels.ndim != 4 or pixels.shape[1] != 3:
+        raise ValueError(f"pixels must be N×3×H×W, their shape is {tuple(pixels.shape)}.")
+    if not len(mean) == len(std) == 3:
+        raise ValueError(f"mean and std must have a value for each of three channels, not {mean!r} "
+                         f"and {std!r}.")
     # rows of all channels side by side: in channels-last layout three times as fast
     rows = pixels.permute(0, 2, 3, 1).flatten(2)
     mean, std = (to_device(torch.tensor(v, dtype=torch.float32).repeat(pixels.shape[3]),

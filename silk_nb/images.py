@@ -59,9 +59,11 @@ def show_images(
         raise ValueError(f"there are {len(captions)} captions for {len(images)} images.")
     if columns < 1:
         raise ValueError(f"columns must be 1 or more, not {columns!r}.")
+    captions = ["\n".join("\n".join(textwrap.wrap(line, 20, max_lines=3, placeholder=" …")) or line
+                          for line in str(caption).split("\n")) for caption in captions]
     if axes is None:
         columns = min(columns, max(len(images), 4))
-        rows, lines = -(-len(images) // columns), max(str(c).count("\n") + bool(c) for c in captions)
+        rows, lines = -(-len(images) // columns), max(c.count("\n") + bool(c) for c in captions)
         figure, grid = plt.subplots(rows, columns, squeeze=False, layout="constrained", figsize=(
             1.35 * columns, rows * (1.3 + 0.19 * lines) + 0.4 * bool(title)))
         figure.suptitle(title, fontsize=11, parse_math=False)

@@ -209,8 +209,9 @@ def _check_space(folder: Path, images: int, size: int) -> None:
     """Refuse to begin what the disk cannot hold."""
     wanted, free = images * (3 * size**2 + 64), shutil.disk_usage(folder).free
     if wanted > free:
-        raise OSError(errno.ENOSPC, f"{images:,} images of {size} px take {wanted / 1e9:.3g} GB, "
-                      f"but {free / 1e9:.3g} GB are free")
+        unit, many = ("GB", 1e9) if wanted >= 1e9 else ("MB", 1e6)
+        raise OSError(errno.ENOSPC, f"{images:,} images of {size} px take {wanted / many:.3g} {unit}, "
+                      f"but {free / many:.3g} {unit} are free")
 
 
 def _located(shards: Sequence[_Shard]) -> dict[bytes, tuple[int, int]]:

@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torch.distributed as dist
 from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -32,7 +31,7 @@ from .features import FeatureData, ImageData
 from .losses import TotalLoss, embedding_diagnostics
 from .model import SilkOutput
 from .samplers import ResumableSampler
-from .steps import Alone, Place, Step, batches, random_state, set_random_state
+from .steps import Alone, Place, Step, batches, of_all, random_state, set_random_state
 
 # %% ../nbs/12_training.ipynb #e61edc0d
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class TrainingConfig:
                                  f"not {getattr(self, name)!r}.")
         if self.micro_batch is not None and (not isinstance(self.micro_batch, int)
                                              or self.micro_batch < 1):
-            raise ValueError("micro_batch must be a whole number from 1 on, or None, "
+            raise ValueError("micro_batch must be a whole number from 1 on, or left out, "
                              f"not {self.micro_batch!r}.")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, not {self.seed!r}.")
@@ -309,14 +308,6 @@ def _read_checkpoint(path: Path, fingerprint: str, processes: int) -> dict:
     return state
 
 # %% ../nbs/12_training.ipynb #b093588f
-def _of_all(place: Place, value: object) -> list:
-    """What every process says, the first one's first."""
-    told = [value] * place.num_processes
-    if place.num_processes > 1:
-        dist.all_gather_object(told, value)
-    return told
-
-
 @contextmanager
 def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Random numbers of dropout from `seed`; the caller's random state is left alone."""
@@ -391,7 +382,7 @@ class _Progress:
 
     def save(self, path: Path, fingerprint: str) -> None:
         """Write everything to `path`, whole or not at all."""
-        random = _of_all(self.place, random_state(self.place.device))
+        random = of_all(self.place, random_state(self.place.device))
         if not self.place.is_main_process:
             return
         content = io.BytesIO()  # torch's own writer hides that the disk is full
@@ -489,12 +480,12 @@ def fit(
                 progress.announce(epoch - 1)
                 row = {"epoch": epoch, **_train_epoch(step, train, sampler, optimiser, epoch)}
                 more, out = _validate(step, validation, sampler.batch_size, epoch)
-                row = _of_all(place, row | more)[0]  # all must stop at the same epoch
+                row = of_all(place, row | more)[0]  # all must stop at the same epoch
                 progress.record(row, out, validation)
                 told = _warn_of_collapse(row, told)
                 bar.set_postfix({k: f"{v:.3f}" for k, v in row.items() if "_loss" in k or "_f1" in k})
                 due = path and time.monotonic() - saved >= checkpoint_seconds
-                if _of_all(place, due)[0]:
+                if of_all(place, due)[0]:
                     progress.save(path, mark)
                     saved = time.monotonic()
     network = place.unwrap_model(step.network, keep_fp32_wrapper=False)

@@ -148,6 +148,15 @@ def test_a_large_jpeg_is_decoded_smaller_and_gives_the_same_square(mode, turned,
                           np.asarray(whole.resize((500, 500), Image.Resampling.BILINEAR)))
 
 
+@pytest.mark.parametrize("shape, mean, told", [
+    ((1, 1, 3, 3), (0.5,) * 3, "N×3×H×W"), ((4, 20, 30, 3), (0.5,) * 3, "N×3×H×W"),
+    ((3, 8, 8), (0.5,) * 3, "N×3×H×W"), ((0, 6, 2, 2), (0.5,) * 3, "N×3×H×W"),
+    ((1, 3, 8, 8), (0.5,), "three channels"), ((1, 3, 8, 8), (0.5,) * 4, "three channels")])
+def test_normalise_refuses_what_does_not_fit(shape, mean, told):
+    with pytest.raises(ValueError, match=told):
+        normalise(torch.zeros(shape, dtype=torch.uint8), mean, (1,) * 3)
+
+
 def test_normalise_refuses_floats():
     with pytest.raises(ValueError, match="uint8"):
         normalise(torch.zeros(1, 3, 2, 2), (0,) * 3, (1,) * 3)

@@ -1,4 +1,5 @@
 """A batch at once, in pieces, and shared by processes: the same loss, gradient and weights."""
+import errno
 import os
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from silk_nb.annotations import read_annotations
-from silk_nb.experiments import RunConfig, run_experiment
+from silk_nb.experiments import RunConfig, _first, run_experiment
 from silk_nb.features import FeatureData
 from silk_nb.losses import TotalLoss
 from silk_nb.model import SilkHead, SilkOutput
@@ -91,6 +92,9 @@ def _process(rank, world, port, folder):
         assert torch.equal(step.evaluate(TRAIN, *inputs_of(step, TRAIN, indices))[0], total)
         few = inputs_of(step, TRAIN, indices[:1])  # fewer than processes
         assert len(step.evaluate(TRAIN, *few)[2].logits) == 1
+    with pytest.raises(OSError, match="no room"), _first(place):  # of the first one, said by all
+        assert place.is_main_process
+        raise OSError(errno.ENOSPC, "no room", "a folder")
     found["trained"] = trained(Path(folder) / "whole", place)
     network = head(0.5)
     with pytest.raises(ValueError, match="fewer processes"):

@@ -182,7 +182,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_decoded(images, cache, 
     forbid_decoding(monkeypatch)
     usage = shutil.disk_usage(cache)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=9000))
-    with pytest.raises(OSError, match=r"20 images of 16 px take 1\.66e-05 GB, but 9e-06 GB are free"
+    with pytest.raises(OSError, match=r"20 images of 16 px take 0\.0166 MB, but 0\.009 MB are free"
                        r".*another folder \(cache=.*run again") as caught:
         build(images, cache)
     assert caught.value.errno == errno.ENOSPC and str(cache) in str(caught.value)
