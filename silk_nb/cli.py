@@ -598,8 +598,8 @@ _COMMANDS = {"demo": _demo, "train": _train, "tune": _tune, "study": _study,
              "evaluate": _evaluate, "predict": _predict}
 
 # %% ../nbs/23_cli.ipynb #a1c0ffe5
-def _run(arguments: Sequence[str] | None) -> int:
-    """Parse and do; the exit status."""
+def _run(arguments: Sequence[str] | None) -> str | None:
+    """Parse and do; what is wrong with the input, in one line, or nothing."""
     parser, parts = _parsers()
     words = sys.argv[1:] if arguments is None else list(arguments)
     _refuse_unknown(parts, words)
@@ -624,9 +624,8 @@ def _run(arguments: Sequence[str] | None) -> int:
             if args.traceback or isinstance(error, BrokenPipeError) or not _may_tell(error):
                 raise
             words = _system_words(error) if isinstance(error, OSError) else str(error)
-            print(f"silk_nb: {told(words)}", file=sys.stderr)
-            return 1
-    return 0
+            return told(words)
+    return None
 
 # %% ../nbs/23_cli.ipynb #7d2329d9
 def _importing(frame: FrameType | None) -> bool:
@@ -679,13 +678,16 @@ def main(
     """The command `silk_nb`."""
     try:
         with _interrupts_after_imports() as held:
-            status = _run(arguments)
-        if held and not status:  # what came after the import took less time than the timer
+            wrong = _run(arguments)
+        if held and wrong is None:  # what came after the import took less time than the timer
             raise KeyboardInterrupt
-        return status
     except KeyboardInterrupt:
         print("silk_nb: interrupted; the same command goes on where it was.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # such as head, which has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    if wrong is None:
+        return 0
+    print(f"silk_nb: {wrong}", file=sys.stderr)
+    return 1

@@ -8,7 +8,6 @@ __all__ = ['hue_saturation', 'colour_descriptor', 'compiled', 'DescriptorTable',
 # %% ../nbs/03_colour.ipynb #2317eae7
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import matplotlib.pyplot as plt
@@ -111,15 +110,12 @@ class DescriptorTable:
         _check_images(blue.expand(1, 3, 256, 256), resolution)
         self.resolution = resolution
         self.cells = np.empty((256, 256, 256), np.min_scalar_type(resolution**2 - 1))
-
-        def fill(red: int) -> None:
-            colours = torch.stack([torch.full_like(blue, red), green, blue])[None]
-            self.cells[red] = _cells(colours, resolution)[0].numpy()
-
         threads = torch.get_num_threads()
-        try:  # the steps are small: threads within one would wait for each other
-            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                list(pool.map(fill, range(256)))
+        try:
+            torch.set_num_threads(1)  # the steps are small, and threads would wait for each other
+            for red in range(256):
+                colours = torch.stack([torch.full_like(blue, red), green, blue])[None]
+                self.cells[red] = _cells(colours, resolution)[0].numpy()
         finally:
             torch.set_num_threads(threads)
 

@@ -43,6 +43,11 @@ def mark_training(
             for caption, split in zip(captions, splits, strict=True)]
 
 # %% ../nbs/25_images.ipynb #0ef935f3
+def _wrapped(text: str, width: int) -> str:
+    """A text in three lines at most."""
+    return "\n".join(textwrap.wrap(text, width, max_lines=3, placeholder=" …"))
+
+
 def show_images(
     images: Sequence[str | Path],  # files
     captions: Sequence[str] | None = None,  # one per image; None: none
@@ -59,8 +64,8 @@ def show_images(
         raise ValueError(f"there are {len(captions)} captions for {len(images)} images.")
     if columns < 1:
         raise ValueError(f"columns must be 1 or more, not {columns!r}.")
-    captions = ["\n".join("\n".join(textwrap.wrap(line, 20, max_lines=3, placeholder=" …")) or line
-                          for line in str(caption).split("\n")) for caption in captions]
+    captions = ["\n".join(_wrapped(line, 20) for line in str(caption).split("\n"))
+                for caption in captions]
     if axes is None:
         columns = min(columns, max(len(images), 4))
         rows, lines = -(-len(images) // columns), max(c.count("\n") + bool(c) for c in captions)
@@ -76,8 +81,8 @@ def show_images(
             ax.set(xticks=[], yticks=[])
         except (FileNotFoundError, UnreadableImageError) as error:
             reason = getattr(error, "reason", "no such file")
-            words = "\n".join(textwrap.wrap(reason, 15, max_lines=3, placeholder=" …"))
-            say_instead(ax, f"{short_name(Path(image).name)}\n{words}").set_aspect("equal")
+            words = f"{short_name(Path(image).name)}\n{_wrapped(reason, 15)}"
+            say_instead(ax, words).set_aspect("equal")
         ax.set_title(caption, fontsize=9, parse_math=False)
     return list(axes[:len(images)])
 

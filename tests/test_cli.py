@@ -349,8 +349,7 @@ def test_help_and_version_come_without_the_modules_and_an_interrupt_is_one_line(
         time.sleep(seconds)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
-        assert process.returncode in (1, 130) and err, err  # 1: it was done; both: it was nearly
-        assert all(line.startswith("silk_nb: ") for line in err.splitlines()), err
+        assert process.returncode in (1, 130) and err.count("\n") == 1, err  # 1: it was done
 
 
 def test_an_interrupt_waits_for_the_end_of_an_import(tmp_path, monkeypatch, capsys):

@@ -345,7 +345,8 @@ def test_a_run_out_of_memory_goes_on_as_its_message_says(most, silk_table, tmp_p
     assert read_header(tmp_path / "run")["run"]["micro_batch"] == advice
 
 
-def test_parts_of_a_batch_are_checked_before_the_folder_is_made(silk_table, tmp_path):
+def test_parts_of_a_batch_are_checked_before_the_folder_is_made(silk_table, tmp_path, monkeypatch):
+    monkeypatch.setattr("silk_nb.experiments.of_all", lambda _, value: [value])  # there are none
     class Several(Alone):
         num_processes, mixed_precision = 4, "no"
 
